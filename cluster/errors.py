@@ -1,0 +1,67 @@
+"""The errors a user meets and the classes a failed unit is filed under."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    """Why a unit failed; decides whether a retry makes sense."""
+
+    BAD_MEDIA = "bad_media"
+    TRANSIENT = "transient"
+    RESOURCE = "resource"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    BUG = "bug"
+
+
+class RushesError(Exception):
+    """Something the user can mend; the message names the thing, the values and the way out."""
+
+
+class UsageError(RushesError):
+    """The command line or a setting does not make sense (exit code 2)."""
+
+
+class StageError(Exception):
+    """A stage could not do its work on one row; becomes data on that row."""
+
+    failure = FailureClass.BUG
+
+
+class BadMediaError(StageError):
+    """The content itself cannot be read."""
+
+    failure = FailureClass.BAD_MEDIA
+
+
+class MediaTimeoutError(StageError):
+    """Reading the content took longer than its deadline."""
+
+    failure = FailureClass.TIMEOUT
+
+
+class MediaResourceError(StageError):
+    """Reading the content needed more memory or disk than it may use."""
+
+    failure = FailureClass.RESOURCE
+
+
+class MediaCrashError(StageError):
+    """Reading the content ended the child process."""
+
+    failure = FailureClass.CRASH
+
+
+def classify(error: BaseException) -> FailureClass:
+    """The class of any exception a stage lets through."""
+    if isinstance(error, StageError):
+        return error.failure
+    if isinstance(error, MemoryError):
+        return FailureClass.RESOURCE
+    if isinstance(error, TimeoutError):
+        return FailureClass.TIMEOUT
+    if isinstance(error, ConnectionError):
+        return FailureClass.TRANSIENT
+    return FailureClass.BUG

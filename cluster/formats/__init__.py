@@ -1,0 +1,1 @@
+"""Transcripts as srt, vtt, rttm, txt and json."""

@@ -1,0 +1,1 @@
+"""Probe and decode through PyAV, in a bounded child process."""

@@ -1,0 +1,1 @@
+"""Pure decisions about who is speaking: numpy in, numpy out."""

@@ -1,0 +1,152 @@
+"""The stage protocol, and the one way to run a stage over a table of rows.
+
+A stage is a plain class that turns rows into rows: same rows, same order, same ids. It may hold
+a resident model. It knows nothing of Ray, of SQL, of other rows' errors or of lanes it does not
+serve: `run_stage` hands it only rows that are sound and wanted, and gives the others typed nulls.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.errors import classify
+from cluster.types import COLUMNS, with_column
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """What every stage offers. The constructor is cheap; `load` brings the model."""
+
+    name: str
+    version: int
+    lanes: frozenset[str]
+    needs: tuple[str, ...]
+    adds: tuple[str, ...]
+    drops: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output besides the input: model, revision, parameters. Loads nothing."""
+        ...
+
+    def load(self) -> None:
+        """Bring the model into memory; called once per process, in the process that runs it."""
+
+    def process(self, table: pa.Table) -> pa.Table:
+        """Rows in, the same rows in the same order out, with `adds` filled."""
+        ...
+
+    def close(self) -> None:
+        """Let go of models, child processes and connections; may be called twice."""
+
+
+class ColumnError(ValueError):
+    """A chain of stages asks for a column that nothing before it provides."""
+
+
+def check_columns(stages: Iterable[Stage], available: Iterable[str]) -> frozenset[str]:
+    """The columns after the chain; raises `ColumnError` before any actor starts."""
+    columns = set(available)
+    for stage in stages:
+        missing = [name for name in stage.needs if name not in columns]
+        unknown = [name for name in (*stage.needs, *stage.adds, *stage.drops) if name not in COLUMNS]
+        if missing or unknown:
+            raise ColumnError(
+                f"stage {stage.name} needs {missing or unknown}, rows have {sorted(columns)}: "
+                "put the stage that adds them before it, or declare the column in cluster/types.py"
+            )
+        columns = (columns | set(stage.adds)) - set(stage.drops)
+    return frozenset(columns)
+
+
+def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
+    """Run one stage; every row comes out, with its id, in its place.
+
+    A row whose `error` is set, or whose `lanes` the stage does not serve, passes by untouched. An
+    exception is charged to the row that causes it: a failing batch is halved until it is alone.
+    """
+    started = time.perf_counter()
+    wanted = _wanted(stage, table)
+    picked = [row for row, yes in enumerate(wanted) if yes]
+    parts = [_run_rows(stage, table, picked)] if picked else []
+    rest = [row for row, yes in enumerate(wanted) if not yes]
+    if rest:
+        parts.append(_with_nulls(stage, table.take(rest) if picked else table))
+    order = picked + rest
+    out = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="none")
+    if order != sorted(order):
+        out = out.take(pc.sort_indices(pa.array(order)))
+    return _timed(stage, out, wanted, time.perf_counter() - started)
+
+
+def run_stages(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
+    """Run a group of stages over one table, in order."""
+    for stage in stages:
+        table = run_stage(stage, table)
+    return table
+
+
+def _wanted(stage: Stage, table: pa.Table) -> list[bool]:
+    lanes = table.column("lanes").to_pylist()
+    errors = table.column("error").is_null().to_pylist()
+    return [ok and bool(stage.lanes & set(row or ())) for ok, row in zip(errors, lanes, strict=True)]
+
+
+def _run_rows(stage: Stage, table: pa.Table, rows: list[int]) -> pa.Table:
+    part = table if len(rows) == table.num_rows else table.take(rows)
+    try:
+        out = stage.process(part)
+    except Exception as error:
+        if len(rows) > 1:
+            half = len(rows) // 2
+            halves = [_run_rows(stage, table, rows[:half]), _run_rows(stage, table, rows[half:])]
+            return pa.concat_tables(halves, promote_options="none")
+        return _failed(stage, part, error)
+    _check(stage, part, out)
+    return out.drop_columns([name for name in stage.drops if name in out.column_names]).select(
+        _names_after(stage, table)
+    )
+
+
+def _names_after(stage: Stage, table: pa.Table) -> list[str]:
+    names = [*table.column_names, *(name for name in stage.adds if name not in table.column_names)]
+    return [name for name in names if name not in stage.drops]
+
+
+def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
+    if not after.column("asset_id").equals(before.column("asset_id")):
+        raise AssertionError(
+            f"stage {stage.name} changed the rows: {before.column('asset_id').to_pylist()} in, "
+            f"{after.column('asset_id').to_pylist()} out"
+        )
+
+
+def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
+    failure = classify(error)
+    message = str(error) or type(error).__name__
+    logger.info("stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message)
+    logger.debug("traceback", exc_info=error)
+    record: dict[str, Any] = {"failure": failure.value, "stage": stage.name, "message": message}
+    return _with_nulls(stage, with_column(part, "error", [record]))
+
+
+def _with_nulls(stage: Stage, part: pa.Table) -> pa.Table:
+    for name in stage.adds:
+        if name not in part.column_names:
+            part = with_column(part, name, pa.nulls(part.num_rows, COLUMNS[name]))
+    return part.select(_names_after(stage, part))
+
+
+def _timed(stage: Stage, table: pa.Table, wanted: list[bool], seconds: float) -> pa.Table:
+    share = seconds / max(sum(wanted), 1)
+    timings = table.column("timings").to_pylist()
+    for row, yes in enumerate(wanted):
+        if yes:
+            timings[row] = [*(timings[row] or []), {"stage": stage.name, "seconds": share}]
+    return with_column(table, "timings", timings)

@@ -1,0 +1,121 @@
+"""The columns of a row, in one place: every stage adds and drops only these.
+
+A row is one (asset, root lane). Times are integer milliseconds from the start of the asset,
+audio is 16 kHz mono int16, vectors are unit-length float32. A column that a row did not earn
+is a typed null, so that good rows and failed rows share one schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+SAMPLE_RATE_HZ = 16_000
+
+WORD = pa.struct(
+    {"start_ms": pa.int32(), "end_ms": pa.int32(), "text": pa.string(), "probability": pa.float32()}
+)
+SPAN = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32()})
+TURN = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32(), "local_speaker": pa.int16()})
+SEGMENT = pa.struct(
+    {
+        "idx": pa.int32(),
+        "start_ms": pa.int32(),
+        "end_ms": pa.int32(),
+        "local_speaker": pa.int16(),
+        "text": pa.string(),
+        "words": pa.list_(WORD),
+        "text_skip_reason": pa.string(),
+    }
+)
+VOICE = pa.struct(
+    {
+        "idx": pa.int32(),
+        "start_sample": pa.int64(),
+        "end_sample": pa.int64(),
+        "vector": pa.list_(pa.float32()),
+        "skip_reason": pa.string(),
+    }
+)
+CHUNK = pa.struct(
+    {
+        "idx": pa.int32(),
+        "first_segment": pa.int32(),
+        "last_segment": pa.int32(),
+        "start_ms": pa.int32(),
+        "end_ms": pa.int32(),
+        "text": pa.string(),
+        "vector": pa.list_(pa.float32()),
+    }
+)
+UNIT = pa.struct({"lane": pa.string(), "fingerprint": pa.string(), "generation": pa.int64()})
+ERROR = pa.struct({"failure": pa.string(), "stage": pa.string(), "message": pa.string()})
+TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64()})
+TRANSCRIPT = pa.struct(
+    {
+        "language": pa.string(),
+        "language_probability": pa.float32(),
+        "windows": pa.int32(),
+        "window_fill": pa.float32(),
+        "redecoded_windows": pa.int32(),
+    }
+)
+
+COLUMNS: Mapping[str, pa.DataType] = {
+    "asset_id": pa.int64(),
+    "sha256": pa.string(),
+    "uri": pa.string(),
+    "audio_stream": pa.int32(),
+    "duration_ms": pa.int64(),
+    "lanes": pa.list_(pa.string()),
+    "units": pa.list_(UNIT),
+    "error": ERROR,
+    "timings": pa.list_(TIMING),
+    "audio": pa.large_list(pa.int16()),
+    "audio_sha256": pa.string(),
+    "speech": pa.list_(SPAN),
+    "words": pa.list_(WORD),
+    "utterances": pa.list_(SPAN),
+    "transcript": TRANSCRIPT,
+    "turns": pa.list_(TURN),
+    "segments": pa.list_(SEGMENT),
+    "voices": pa.list_(VOICE),
+    "voice_cache_hits": pa.int32(),
+    "chunks": pa.list_(CHUNK),
+    "outcome": pa.string(),
+}
+ROW = ("asset_id", "sha256", "uri", "audio_stream", "duration_ms", "lanes", "units", "error", "timings")
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table of fresh rows with the columns of `ROW`; missing values are null."""
+    arrays = [pa.array([row.get(name) for row in rows], COLUMNS[name]) for name in ROW]
+    return pa.table(arrays, names=list(ROW))
+
+
+def with_column(table: pa.Table, name: str, values: Sequence[Any] | pa.Array) -> pa.Table:
+    """The table with column `name` set, typed by `COLUMNS`; an existing one is replaced in place."""
+    column = values if isinstance(values, pa.Array) else pa.array(values, COLUMNS[name])
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+def audio_array(waveforms: Sequence[Any]) -> pa.LargeListArray:
+    """int16 waveforms of shape (samples,) as one large_list column, without Python lists."""
+    import numpy as np
+
+    lengths = [len(waveform) for waveform in waveforms]
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    if len(waveforms) == 1:
+        values = np.ascontiguousarray(waveforms[0], dtype=np.int16)
+    else:
+        values = np.concatenate([np.asarray(w, np.int16) for w in waveforms]) if waveforms else np.empty(0, np.int16)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def waveform(table: pa.Table, row: int) -> Any:
+    """The int16 audio of one row, shape (samples,), as a view that copies nothing."""
+    return table.column("audio")[row].values.to_numpy(zero_copy_only=True)

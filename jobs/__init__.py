@@ -1,0 +1,1 @@
+"""Second floor: stages on Ray Data, commits, entry points and the command line."""

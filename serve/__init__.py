@@ -1,0 +1,1 @@
+"""Second floor: the models as HTTP services on Ray Serve. Holds no service yet."""
