@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import classify
+from cluster.lanes import children
 from cluster.types import COLUMNS, with_column
 
 logger = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def check_columns(stages: Iterable[Stage], available: Iterable[str]) -> frozense
 def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
     """Run one stage; every row comes out, with its id, in its place.
 
-    A row whose `error` is set, or whose `lanes` the stage does not serve, passes by untouched. An
-    exception is charged to the row that causes it: a failing batch is halved until it is alone.
+    A row passes by untouched when the stage serves none of its lanes, or only lanes that an earlier
+    error blocks. An exception is charged to the row that causes it: a failing batch is halved until
+    that row is alone, and its `error` then blocks the stage's lanes and their children.
     """
     started = time.perf_counter()
     wanted = _wanted(stage, table)
@@ -93,9 +95,13 @@ def run_stages(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
 
 
 def _wanted(stage: Stage, table: pa.Table) -> list[bool]:
+    # The claim and the commit settle every row's units, failed rows included.
+    if getattr(stage, "settles", False):
+        return [True] * table.num_rows
     lanes = table.column("lanes").to_pylist()
-    errors = table.column("error").is_null().to_pylist()
-    return [ok and bool(stage.lanes & set(row or ())) for ok, row in zip(errors, lanes, strict=True)]
+    errors = table.column("error").to_pylist()
+    blocked = [set((error or {}).get("lanes") or ()) for error in errors]
+    return [bool(stage.lanes & (set(row or ()) - gone)) for row, gone in zip(lanes, blocked, strict=True)]
 
 
 def _run_rows(stage: Stage, table: pa.Table, rows: list[int]) -> pa.Table:
@@ -132,8 +138,13 @@ def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
     message = str(error) or type(error).__name__
     logger.info("stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message)
     logger.debug("traceback", exc_info=error)
-    record: dict[str, Any] = {"failure": failure.value, "stage": stage.name, "message": message}
-    return _with_nulls(stage, with_column(part, "error", [record]))
+    before: dict[str, Any] | None = part["error"][0].as_py()
+    serves = stage.lanes & set(part["lanes"][0].as_py())
+    lanes = {*serves, *children(serves), *(before or {}).get("lanes", ())}
+    record = {"failure": failure.value, "stage": stage.name, "message": message}
+    if before is not None:
+        record = {**before, "message": f"{before['message']}; {stage.name}: {message}"}
+    return _with_nulls(stage, with_column(part, "error", [{**record, "lanes": sorted(lanes)}]))
 
 
 def _with_nulls(stage: Stage, part: pa.Table) -> pa.Table:

@@ -51,7 +51,9 @@ CHUNK = pa.struct(
     }
 )
 UNIT = pa.struct({"lane": pa.string(), "fingerprint": pa.string(), "generation": pa.int64()})
-ERROR = pa.struct({"failure": pa.string(), "stage": pa.string(), "message": pa.string()})
+ERROR = pa.struct(
+    {"failure": pa.string(), "stage": pa.string(), "message": pa.string(), "lanes": pa.list_(pa.string())}
+)
 TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64()})
 TRANSCRIPT = pa.struct(
     {

@@ -1,0 +1,66 @@
+"""The lanes as lists of stages: the one place that says what runs after what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from actors.decode import Decode
+from actors.diarize import Diarize
+from actors.segments import Segments
+from actors.speech_activity import SpeechActivity
+from actors.texts import Texts
+from actors.transcribe import Transcribe
+from actors.voices import Voices
+from cluster.lanes import LANES
+from cluster.lanes import fingerprints as lane_fingerprints
+from cluster.ports import VoiceCache
+from cluster.settings import Settings
+from cluster.stage import Stage
+
+
+def speech_chain(settings: Settings, *, voice_cache: VoiceCache | None = None, threads: int = 1) -> list[Stage]:
+    """Every stage of the speech lane and its children, in order; constructors load nothing."""
+    low, high = settings.speaker_bounds()
+    diarizer = Diarize(settings.model_choice("diarizer"), low, high, threads=threads)
+    chain: list[Stage] = [
+        Decode(
+            settings.decode_base_s,
+            settings.decode_s_per_hour,
+            settings.decode_memory_bytes,
+            cache_dir(settings),
+        ),
+        SpeechActivity(threads=threads),
+        Transcribe(settings.model_choice("transcriber"), settings.language, threads=threads),
+        *([diarizer] if settings.segment_source == "diarization" else []),
+        Segments(settings.segment_source),
+        Voices(settings.model_choice("voice"), voice_cache, threads=threads),
+        Texts(settings.model_choice("text"), threads=threads),
+    ]
+    return chain
+
+
+def stages_for(chain: Iterable[Stage], lanes: Iterable[str]) -> list[Stage]:
+    """The stages of the chain that serve any of `lanes`."""
+    asked = set(lanes)
+    return [stage for stage in chain if stage.lanes & asked]
+
+
+def identities(chain: Iterable[Stage]) -> dict[str, list[dict[str, Any]]]:
+    """Lane -> what its own stages are made of; a stage that serves parent and child counts in both."""
+    found: dict[str, list[dict[str, Any]]] = {lane: [] for lane in LANES}
+    for stage in chain:
+        for lane in stage.lanes:
+            found[lane].append({"stage": stage.name, "version": stage.version, **stage.identity()})
+    return found
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """Lane -> fingerprint under these settings."""
+    return lane_fingerprints(identities(speech_chain(settings)))
+
+
+def cache_dir(settings: Settings) -> Path:
+    """Where this node keeps copies of object-store content."""
+    return settings.data_dir / "cache"

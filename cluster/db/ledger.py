@@ -1,0 +1,198 @@
+"""The ledger of units: what is pending, who runs it, what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from cluster.lanes import PARENT, children
+
+NO_AUDIO = "no audio stream"
+UNREADABLE = "the content could not be read"
+PARENT_FAILED = "parent lane failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which assets a run may touch: these ids, recorded inside the interval, at most `limit`."""
+
+    asset_ids: Sequence[int]
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    newest_first: bool = False
+
+
+def ensure_units(
+    conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
+) -> None:
+    """Every asset gets its unit in each lane under the current fingerprints."""
+    for lane in lanes:
+        conn.execute(
+            "INSERT INTO units (asset_id, lane, fingerprint, state, reason)"
+            " SELECT asset_id, %(lane)s, %(print)s,"
+            "   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN audio_stream IS NULL THEN 'skipped' ELSE 'pending' END,"
+            "   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN audio_stream IS NULL THEN %(no_audio)s END"
+            " FROM assets WHERE asset_id = ANY(%(ids)s) ORDER BY asset_id ON CONFLICT DO NOTHING",
+            {
+                "lane": lane,
+                "print": prints[lane],
+                "ids": list(asset_ids),
+                "no_audio": NO_AUDIO,
+                "unread": "failed" if lane not in PARENT else "skipped",
+                "unreadable": UNREADABLE if lane not in PARENT else PARENT_FAILED,
+            },
+        )
+
+
+def reset_units(
+    conn: psycopg.Connection[Any],
+    asset_ids: Sequence[int],
+    prints: Mapping[str, str],
+    lanes: Sequence[str],
+    *,
+    done: bool,
+    failed: bool,
+) -> int:
+    """Put done (`--force`) or failed (`--retry-failed`) units back to pending; returns how many.
+
+    Skipped children of a failed parent come back with it; an asset without sound stays skipped.
+    """
+    states = (["done", "failed"] if done else []) + (["failed"] if failed else [])
+    rows = conn.execute(
+        "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL"
+        " WHERE asset_id = ANY(%s) AND lane = ANY(%s) AND fingerprint = ANY(%s)"
+        " AND (state = ANY(%s) OR (state = 'skipped' AND reason = %s))",
+        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, PARENT_FAILED),
+    )
+    return rows.rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRow:
+    """One asset with the lanes that can run now, parents first."""
+
+    asset_id: int
+    sha256: str
+    uri: str
+    audio_stream: int | None
+    duration_ms: int | None
+    lanes: tuple[str, ...]
+
+
+_PENDING = """
+SELECT a.asset_id, a.sha256, (SELECT min(s.uri) FROM sources s WHERE s.asset_id = a.asset_id),
+       a.audio_stream, a.duration_ms,
+       array_agg(u.lane) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s)),
+       array_agg(u.lane) FILTER (WHERE u.state = 'done')
+FROM units u JOIN assets a USING (asset_id)
+WHERE u.asset_id = ANY(%(ids)s) AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
+  AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
+  AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
+GROUP BY a.asset_id
+HAVING bool_or(u.state = 'pending' AND u.lane = ANY(%(lanes)s))
+"""
+_LONGEST = " ORDER BY a.duration_ms DESC NULLS LAST, a.sha256"
+_NEWEST = " ORDER BY a.recorded_at DESC NULLS LAST, a.sha256"
+
+
+def pending_rows(
+    conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
+) -> tuple[list[PendingRow], int]:
+    """Rows that can run now, in order, and how many assets wait for a parent lane that is not done."""
+    order = _NEWEST if selection.newest_first else _LONGEST
+    rows = conn.execute(
+        (_PENDING + order).encode(),
+        {
+            "lanes": list(lanes),
+            "ids": list(selection.asset_ids),
+            "all": list(prints),
+            "prints": list(prints.values()),
+            "since": selection.since,
+            "until": selection.until,
+        },
+    ).fetchall()
+    ready, waiting = [], 0
+    for asset_id, sha256, uri, stream, duration_ms, wanted, done in rows:
+        runnable = runnable_lanes(wanted, done or ())
+        if not runnable:
+            waiting += 1
+            continue
+        ready.append(PendingRow(asset_id, bytes(sha256).hex(), uri, stream, duration_ms, runnable))
+    return ready[: selection.limit], waiting
+
+
+def runnable_lanes(wanted: Sequence[str], done: Sequence[str]) -> tuple[str, ...]:
+    """The wanted lanes whose parent is done or runs in the same row, parents first."""
+    roots = [lane for lane in sorted(wanted) if lane not in PARENT]
+    have = set(done) | set(roots)
+    rest = [lane for lane in sorted(wanted, reverse=True) if lane in PARENT and PARENT[lane] in have]
+    return (*roots, *rest)
+
+
+def claim_units(
+    conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, lanes: Sequence[str], prints: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Take the asset's pending units for the run; units another run holds are left out."""
+    rows = conn.execute(
+        "UPDATE units SET state = 'running', generation = generation + 1, attempts = attempts + 1, run_id = %s,"
+        " started_at = now(), finished_at = NULL, reason = NULL"
+        " WHERE asset_id = %s AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+        " AND (state = 'pending' OR (state = 'running' AND run_id = %s))"
+        " RETURNING lane, fingerprint, generation",
+        (run_id, asset_id, list(lanes), [prints[lane] for lane in lanes], run_id),
+    ).fetchall()
+    taken = {lane: {"lane": lane, "fingerprint": fp, "generation": gen} for lane, fp, gen in rows}
+    return [taken[lane] for lane in lanes if lane in taken]
+
+
+def read_segments(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
+    """The committed segments of an asset, in the shape of the `segments` column."""
+    rows = conn.execute(
+        "SELECT idx, start_ms, end_ms, local_speaker, text, words, text_skip_reason"
+        " FROM segments WHERE asset_id = %s ORDER BY idx",
+        (asset_id,),
+    )
+    names = ("idx", "start_ms", "end_ms", "local_speaker", "text", "words", "text_skip_reason")
+    found = []
+    for row in rows:
+        segment = dict(zip(names, row, strict=True))
+        segment["words"] = [
+            dict(zip(("start_ms", "end_ms", "text", "probability"), word, strict=True)) for word in segment["words"]
+        ]
+        found.append(segment)
+    return found
+
+
+def fail_units(
+    conn: psycopg.Connection[Any], asset_id: int, prints: Mapping[str, str], failed: Sequence[str], message: str
+) -> None:
+    """The lanes in `failed` end as failed, their children as skipped."""
+    for state, lanes, reason in (
+        ("failed", list(failed), message),
+        ("skipped", sorted(children(failed) - set(failed)), PARENT_FAILED),
+    ):
+        conn.execute(
+            "UPDATE units SET state = %s, reason = %s, finished_at = now()"
+            " WHERE asset_id = %s AND lane = ANY(%s) AND fingerprint = ANY(%s) AND state <> 'done'",
+            (state, reason, asset_id, lanes, [prints[lane] for lane in lanes if lane in prints]),
+        )
+
+
+def count_states(
+    conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
+) -> dict[str, int]:
+    """Assets by what became of them: failed beats pending beats skipped beats done."""
+    rows = conn.execute(
+        "SELECT state, count(*) FROM (SELECT asset_id, (array_agg(state ORDER BY"
+        "   array_position(ARRAY['failed','running','pending','done','skipped'], state)))[1] AS state"
+        "  FROM units WHERE asset_id = ANY(%s) AND (lane, fingerprint) IN"
+        "   (SELECT * FROM unnest(%s::text[], %s::text[])) GROUP BY asset_id) t GROUP BY state",
+        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes]),
+    )
+    return dict(rows.fetchall())

@@ -1,0 +1,135 @@
+"""Sources and assets: what was found where, by content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+
+@dataclass(frozen=True, slots=True)
+class NewAsset:
+    """One content as registration found it; `media_kind` is None when it could not be read."""
+
+    sha256: str
+    byte_size: int
+    media_kind: str | None = None
+    container: str | None = None
+    duration_ms: int | None = None
+    audio_stream: int | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    sample_rate_hz: int | None = None
+    channels: int | None = None
+    recorded_at: str | None = None
+    recorded_at_origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSource:
+    """What the corpus remembers of a source, to skip it when nothing changed."""
+
+    asset_id: int
+    byte_size: int
+    mtime_ns: int | None
+    etag: str | None
+
+
+def known_sources(conn: psycopg.Connection[Any], uris: Sequence[str]) -> dict[str, KnownSource]:
+    """uri -> what is known of it."""
+    rows = conn.execute(
+        "SELECT uri, asset_id, byte_size, mtime_ns, etag FROM sources WHERE uri = ANY(%s)", (list(uris),)
+    )
+    return {uri: KnownSource(*rest) for uri, *rest in rows}
+
+
+def known_assets(conn: psycopg.Connection[Any], sha256s: Sequence[str]) -> dict[str, int]:
+    """SHA-256 (hex) -> asset id."""
+    digests = [bytes.fromhex(text) for text in sha256s]
+    rows = conn.execute("SELECT sha256, asset_id FROM assets WHERE sha256 = ANY(%s)", (digests,))
+    return {bytes(sha256).hex(): asset_id for sha256, asset_id in rows}
+
+
+_COLUMNS = (
+    "byte_size", "media_kind", "container", "duration_ms", "audio_stream", "width", "height", "fps",
+    "sample_rate_hz", "channels", "recorded_at", "recorded_at_origin",
+)  # fmt: skip
+
+
+def add_asset(conn: psycopg.Connection[Any], asset: NewAsset) -> int:
+    """The asset's id, whether it is new or was known by its content.
+
+    A known asset keeps what was probed, unless it could not be read then.
+    """
+    names = ", ".join(_COLUMNS)
+    marks = ", ".join(["%s"] * len(_COLUMNS))
+    sha256 = bytes.fromhex(asset.sha256)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)
+    conn.execute(
+        f"INSERT INTO assets (sha256, {names}) VALUES (%s, {marks}) ON CONFLICT (sha256)"
+        f" DO UPDATE SET {updates} WHERE assets.media_kind IS NULL".encode(),
+        (sha256, *(getattr(asset, name) for name in _COLUMNS)),
+    )
+    row = conn.execute("SELECT asset_id FROM assets WHERE sha256 = %s", (sha256,)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def add_source(
+    conn: psycopg.Connection[Any], uri: str, asset_id: int, byte_size: int, mtime_ns: int | None, etag: str | None
+) -> None:
+    """Record that `uri` leads to the asset now."""
+    conn.execute(
+        "INSERT INTO sources (uri, asset_id, byte_size, mtime_ns, etag) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT (uri) DO UPDATE SET asset_id = excluded.asset_id, byte_size = excluded.byte_size,"
+        " mtime_ns = excluded.mtime_ns, etag = excluded.etag, seen_at = now()",
+        (uri, asset_id, byte_size, mtime_ns, etag),
+    )
+
+
+def add_failure(
+    conn: psycopg.Connection[Any],
+    *,
+    run_id: Any,
+    asset_id: int | None,
+    uri: str | None,
+    lane: str | None,
+    fingerprint: str | None,
+    failure: str,
+    stage: str,
+    message: str,
+) -> None:
+    """Append one failure to the history."""
+    conn.execute(
+        "INSERT INTO failures (run_id, asset_id, uri, lane, fingerprint, attempt, failure, stage, message)"
+        " VALUES (%s, %s, %s, %s, %s, 1 + (SELECT count(*) FROM failures WHERE asset_id = %s AND lane = %s"
+        " AND fingerprint = %s), %s, %s, %s)",
+        (run_id, asset_id, uri, lane, fingerprint, asset_id, lane, fingerprint, failure, stage, message),
+    )
+
+
+def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
+    """Those of the assets whose content could not be read when they were registered."""
+    rows = conn.execute(
+        "SELECT asset_id FROM assets WHERE asset_id = ANY(%s) AND media_kind IS NULL", (list(asset_ids),)
+    )
+    return {row[0] for row in rows}
+
+
+def all_asset_ids(conn: psycopg.Connection[Any]) -> list[int]:
+    """Every asset of the corpus."""
+    return [row[0] for row in conn.execute("SELECT asset_id FROM assets ORDER BY asset_id")]
+
+
+def uris_of(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[int, list[str]]:
+    """asset id -> its sources, sorted."""
+    found: dict[int, list[str]] = {}
+    rows = conn.execute(
+        "SELECT asset_id, uri FROM sources WHERE asset_id = ANY(%s) ORDER BY asset_id, uri", (list(asset_ids),)
+    )
+    for asset_id, uri in rows:
+        found.setdefault(asset_id, []).append(uri)
+    return found

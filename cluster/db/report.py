@@ -1,0 +1,182 @@
+"""Read-only answers: what a run did, what the corpus holds, what failed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from cluster.errors import UsageError
+
+
+def _dicts(conn: psycopg.Connection[Any], query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()
+
+
+def run_outputs(conn: psycopg.Connection[Any], run_id: UUID) -> dict[str, int]:
+    """Rows the run committed, by lane, and the voices it did not have to compute."""
+    rows = conn.execute(
+        "SELECT lane, sum(outputs), sum(coalesce((detail->>'voice_cache_hits')::int, 0)) FROM units"
+        " WHERE run_id = %s AND state = 'done' GROUP BY lane",
+        (run_id,),
+    ).fetchall()
+    found = {lane: int(count) for lane, count, _ in rows}
+    found["voice_cache_hits"] = sum(int(hits) for _, _, hits in rows)
+    return found
+
+
+def first_claim(conn: psycopg.Connection[Any], run_id: UUID) -> float | None:
+    """Seconds since the run's first claim, by the database's clock."""
+    row = conn.execute(
+        "SELECT extract(epoch FROM now() - min(started_at)) FROM units WHERE run_id = %s", (run_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else float(row[0])
+
+
+_ASSETS = """
+SELECT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
+       (SELECT array_agg(s.uri ORDER BY s.uri) FROM sources s WHERE s.asset_id = a.asset_id) AS uris,
+       (SELECT jsonb_object_agg(lane, state) FROM (SELECT DISTINCT ON (lane) lane, state FROM units u
+          WHERE u.asset_id = a.asset_id ORDER BY lane, finished_at DESC NULLS LAST) l) AS lanes,
+       (SELECT jsonb_agg(jsonb_build_array(local_speaker, n) ORDER BY local_speaker) FROM
+          (SELECT local_speaker, count(*) n FROM segments g WHERE g.asset_id = a.asset_id GROUP BY 1) c) AS speakers,
+       (SELECT min(reason) FROM units u WHERE u.asset_id = a.asset_id AND state IN ('failed', 'skipped')
+          AND lane = 'speech') AS reason
+FROM assets a WHERE (%(ids)s::bigint[] IS NULL OR a.asset_id = ANY(%(ids)s))
+"""
+
+
+def assets_table(
+    conn: psycopg.Connection[Any], asset_ids: Sequence[int] | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """One row per asset: sources, length, lane states, segments per local speaker."""
+    query = f"SELECT * FROM ({_ASSETS}) t ORDER BY uris[1] LIMIT %(limit)s"
+    return _dicts(conn, query, {"ids": None if asset_ids is None else list(asset_ids), "limit": limit})
+
+
+@dataclass(frozen=True, slots=True)
+class FailureFilter:
+    """Which failures to show: of one run, one class, one lane."""
+
+    run: str | None = None
+    failure: str | None = None
+    lane: str | None = None
+
+
+def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[dict[str, Any]]:
+    """The last failure of every unit that is failed now, and of sources without content."""
+    return _dicts(
+        conn,
+        "SELECT * FROM (SELECT DISTINCT ON (f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri))"
+        "   f.failure_id, f.run_id::text AS run_id, f.asset_id, encode(a.sha256, 'hex') AS sha256,"
+        "   coalesce((SELECT min(s.uri) FROM sources s WHERE s.asset_id = f.asset_id), f.uri) AS uri,"
+        "   f.lane, f.failure, f.stage, f.message, f.attempt, f.at"
+        "  FROM failures f LEFT JOIN assets a USING (asset_id)"
+        "  LEFT JOIN units u ON u.asset_id = f.asset_id AND u.lane = f.lane AND u.fingerprint = f.fingerprint"
+        "  WHERE u.state = 'failed' OR (f.asset_id IS NULL AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri))"
+        "  ORDER BY f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri), f.failure_id DESC) t"
+        " WHERE (%(run)s::text IS NULL OR run_id LIKE %(run)s || '%%')"
+        "   AND (%(failure)s::text IS NULL OR failure = %(failure)s)"
+        "   AND (%(lane)s::text IS NULL OR lane = %(lane)s) ORDER BY uri, lane",
+        {"run": chosen.run, "failure": chosen.failure, "lane": chosen.lane},
+    )
+
+
+def failure_history(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
+    """Every failure of one asset, oldest first."""
+    return _dicts(
+        conn,
+        "SELECT at, run_id::text AS run_id, lane, failure, stage, message, attempt FROM failures"
+        " WHERE asset_id = %(id)s ORDER BY failure_id",
+        {"id": asset_id},
+    )
+
+
+def runs_table(conn: psycopg.Connection[Any], limit: int = 10) -> list[dict[str, Any]]:
+    """The latest runs, newest first."""
+    return _dicts(
+        conn,
+        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary FROM runs"
+        " ORDER BY started_at DESC LIMIT %(limit)s",
+        {"limit": limit},
+    )
+
+
+def find_run(conn: psycopg.Connection[Any], prefix: str) -> dict[str, Any]:
+    """The one run whose id begins with `prefix`; `UsageError` for none or several."""
+    rows = _dicts(
+        conn,
+        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary, config FROM runs"
+        " WHERE run_id::text LIKE %(prefix)s || '%%' LIMIT 2",
+        {"prefix": prefix},
+    )
+    if len(rows) != 1:
+        raise UsageError(f"{'several runs begin' if rows else 'no run begins'} with {prefix!r}: see `rushes status`")
+    return rows[0]
+
+
+def run_progress(conn: psycopg.Connection[Any], run_id: str) -> dict[str, int]:
+    """Units of the run by state."""
+    rows = conn.execute("SELECT state, count(*) FROM units WHERE run_id = %s GROUP BY state", (run_id,))
+    return dict(rows.fetchall())
+
+
+def find_asset(conn: psycopg.Connection[Any], name: str) -> dict[str, Any]:
+    """The one asset a person means: a source path or its ending, or 8+ digits of its SHA-256."""
+    rows = _dicts(
+        conn,
+        "SELECT DISTINCT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at"
+        " FROM assets a LEFT JOIN sources s USING (asset_id)"
+        " WHERE s.uri = %(name)s OR s.uri = %(path)s OR right(s.uri, length(%(name)s) + 1) = '/' || %(name)s"
+        " OR (%(sha)s AND encode(a.sha256, 'hex') LIKE lower(%(name)s) || '%%') LIMIT 3",
+        {"name": name, "path": _absolute(name), "sha": _is_sha_prefix(name)},
+    )
+    if len(rows) == 1:
+        return rows[0]
+    what = "several assets match" if rows else "no asset matches"
+    raise UsageError(f"{what} {name!r}: give a longer source path or 8 or more digits of the SHA-256")
+
+
+def _absolute(name: str) -> str:
+    from pathlib import Path
+
+    return str(Path(name).absolute())
+
+
+def _is_sha_prefix(name: str) -> bool:
+    return 8 <= len(name) <= 64 and all(digit in "0123456789abcdef" for digit in name.lower())
+
+
+def transcript_language(conn: psycopg.Connection[Any], asset_id: int) -> str | None:
+    """The language the transcriber used for the asset."""
+    row = conn.execute(
+        "SELECT detail->'transcript'->>'language' FROM units WHERE asset_id = %s AND lane = 'speech'"
+        " AND state = 'done' ORDER BY finished_at DESC LIMIT 1",
+        (asset_id,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def totals(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    """What the corpus holds."""
+    return _dicts(
+        conn,
+        "SELECT (SELECT count(*) FROM sources) AS sources, (SELECT count(*) FROM assets) AS assets,"
+        " (SELECT coalesce(sum(duration_ms), 0)::bigint FROM assets) AS media_ms,"
+        " (SELECT count(*) FROM segments) AS segments, (SELECT count(*) FROM voices) AS voices,"
+        " (SELECT count(*) FROM chunks) AS chunks,"
+        " (SELECT count(*) FROM units WHERE state = 'pending') AS pending,"
+        " (SELECT count(DISTINCT asset_id) FROM units WHERE state = 'failed') AS failed",
+        {},
+    )[0]
+
+
+def summary_time(value: datetime | None) -> str:
+    """A time for people; empty for none."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,238 @@
+"""Commit one row: everything a pass computed for one asset, in one transaction or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from cluster.db.copy import stage_rows
+from cluster.db.ledger import fail_units
+from cluster.db.register import add_failure
+from cluster.db.runs import pass_gate
+from cluster.db.spaces import Space
+from cluster.lanes import PARENT, children
+
+Row = Mapping[str, Any]
+
+
+def commit_row(
+    conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Mapping[str, Space]
+) -> str:
+    """Write the row's lanes and settle its units; returns the outcome.
+
+    `done`: every lane committed; `failed`: at least one lane did not; `fenced`: a newer generation
+    owns the units, nothing was written; `stopped`: the run takes no more commits.
+    """
+    units = {unit["lane"]: unit for unit in row["units"] or ()}
+    with conn.transaction():
+        if not pass_gate(conn, run_id):
+            return "stopped"
+        state = _fence(conn, run_id, row["asset_id"], units)
+        if state != "mine":
+            return state
+        failed = _failed_lanes(row, units)
+        done = [lane for lane in units if lane not in failed and lane not in children(failed)]
+        for lane in done:
+            _WRITERS[lane](conn, row, spaces)
+        for lane in done:
+            _finish(conn, row, units[lane], spaces.get(_SPACE.get(lane, "")))
+        if failed:
+            _record_failure(conn, run_id, row, units, failed)
+    return "failed" if failed else "done"
+
+
+def _fence(conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, units: Row) -> str:
+    lanes = sorted(units)
+    found = conn.execute(
+        "SELECT u.state, u.generation = t.generation AND u.run_id = %s"
+        " FROM units u JOIN unnest(%s::text[], %s::text[], %s::bigint[]) t(lane, fingerprint, generation)"
+        " USING (lane, fingerprint) WHERE u.asset_id = %s ORDER BY u.lane FOR UPDATE OF u",
+        (run_id, lanes, [units[lane]["fingerprint"] for lane in lanes],
+         [units[lane]["generation"] for lane in lanes], asset_id),
+    ).fetchall()  # fmt: skip
+    if found and all(state == "running" and mine for state, mine in found):
+        return "mine"
+    if found and all(state == "done" and mine for state, mine in found):
+        return "done"
+    return "fenced"
+
+
+def _failed_lanes(row: Row, units: Row) -> set[str]:
+    blocked = set((row["error"] or {}).get("lanes") or ()) & set(units)
+    return {lane for lane in blocked if PARENT.get(lane) not in blocked}
+
+
+def _record_failure(conn: psycopg.Connection[Any], run_id: UUID, row: Row, units: Row, failed: set[str]) -> None:
+    error = row["error"]
+    prints = {lane: unit["fingerprint"] for lane, unit in units.items()}
+    fail_units(conn, row["asset_id"], prints, sorted(failed), error["message"])
+    for lane in sorted(failed):
+        add_failure(
+            conn,
+            run_id=run_id,
+            asset_id=row["asset_id"],
+            uri=row["uri"],
+            lane=lane,
+            fingerprint=prints[lane],
+            failure=error["failure"],
+            stage=error["stage"],
+            message=error["message"],
+        )
+
+
+def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | None) -> None:
+    lane = unit["lane"]
+    detail: dict[str, Any] = {"timings": {t["stage"]: round(t["seconds"], 3) for t in row["timings"] or ()}}
+    if space is not None:
+        detail["space_id"] = space.space_id
+    if lane in _DETAIL:
+        detail[_DETAIL[lane]] = row.get(_DETAIL[lane])
+    conn.execute(
+        "UPDATE units SET state = 'done', outputs = %s, detail = %s, finished_at = now(), reason = NULL"
+        " WHERE asset_id = %s AND lane = %s AND fingerprint = %s",
+        (len(row[_OUTPUT[lane]]), Jsonb(detail), row["asset_id"], lane, unit["fingerprint"]),
+    )
+
+
+def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
+    asset_id, mine = row["asset_id"], [unit["lane"] + unit["fingerprint"] for unit in row["units"]]
+    conn.execute("DELETE FROM segments WHERE asset_id = %s", (asset_id,))
+    conn.execute("DELETE FROM chunks WHERE asset_id = %s", (asset_id,))
+    conn.execute("DELETE FROM local_speakers WHERE asset_id = %s", (asset_id,))
+    # What earlier fingerprints derived from the replaced segments is gone: their units go too.
+    conn.execute(
+        "DELETE FROM units WHERE asset_id = %s AND lane = ANY(%s) AND lane || fingerprint <> ALL(%s) AND state <> 'running'",
+        (asset_id, ["speech", *children(["speech"])], mine),
+    )
+    stage_rows(conn, "stage_segments", _SEGMENT_COLUMNS, (_segment(asset_id, s) for s in row["segments"]))
+    names = ", ".join(_SEGMENT_COLUMNS)
+    conn.execute(
+        f"INSERT INTO segments ({names}) SELECT DISTINCT ON (asset_id, idx) {names} FROM stage_segments"
+        " ORDER BY asset_id, idx".encode()
+    )
+    conn.execute(
+        "INSERT INTO local_speakers (asset_id, local_speaker, segments, speech_ms)"
+        " SELECT asset_id, local_speaker, count(*), sum(end_ms - start_ms) FROM segments"
+        " WHERE asset_id = %s AND local_speaker IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
+        (asset_id,),
+    )
+
+
+_SEGMENT_COLUMNS = {
+    "asset_id": "bigint",
+    "idx": "int4",
+    "start_ms": "int4",
+    "end_ms": "int4",
+    "local_speaker": "int2",
+    "text": "text",
+    "words": "jsonb",
+    "text_skip_reason": "text",
+}
+
+
+def _segment(asset_id: int, segment: Row) -> tuple[Any, ...]:
+    words = [[w["start_ms"], w["end_ms"], w["text"], round(w["probability"], 4)] for w in segment["words"]]
+    return (
+        asset_id, segment["idx"], segment["start_ms"], segment["end_ms"], segment["local_speaker"],
+        segment["text"], Jsonb(words), segment["text_skip_reason"],
+    )  # fmt: skip
+
+
+def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
+    space, asset_id = spaces["voice"], row["asset_id"]
+    _check_paired(row, "voices")
+    conn.execute(
+        "DELETE FROM voices v USING segments s WHERE s.segment_id = v.segment_id AND s.asset_id = %s AND v.space_id = %s",
+        (asset_id, space.space_id),
+    )
+    _delete_vectors(conn, space, "segments", asset_id)
+    columns = {"idx": "int4", "start_sample": "int8", "end_sample": "int8", "skip_reason": "text", "embedding": "vector"}
+    stage_rows(conn, "stage_voices", columns, _voices(row["voices"]))
+    conn.execute(
+        "INSERT INTO voices (segment_id, space_id, skip_reason) SELECT s.segment_id, %s, v.skip_reason"
+        " FROM stage_voices v JOIN segments s ON s.asset_id = %s AND s.idx = v.idx ORDER BY s.segment_id",
+        (space.space_id, asset_id),
+    )
+    conn.execute(
+        sql.SQL(
+            "INSERT INTO {} (segment_id, embedding) SELECT s.segment_id, v.embedding FROM stage_voices v"
+            " JOIN segments s ON s.asset_id = %s AND s.idx = v.idx WHERE v.embedding IS NOT NULL ORDER BY s.segment_id"
+        ).format(sql.Identifier(space.table_name)),
+        (asset_id,),
+    )
+    conn.execute(
+        sql.SQL(
+            "INSERT INTO {} (audio_sha256, start_sample, end_sample, embedding)"
+            " SELECT DISTINCT ON (start_sample, end_sample) %s::bytea, start_sample, end_sample, embedding"
+            " FROM stage_voices WHERE embedding IS NOT NULL ORDER BY start_sample, end_sample ON CONFLICT DO NOTHING"
+        ).format(sql.Identifier(space.cache_table)),
+        (bytes.fromhex(row["audio_sha256"]),),
+    )
+
+
+def _voices(voices: Sequence[Row]) -> Iterable[tuple[Any, ...]]:
+    for voice in voices:
+        vector = voice["vector"]
+        yield (
+            voice["idx"], voice["start_sample"], voice["end_sample"], voice["skip_reason"],
+            None if vector is None else np.asarray(vector, np.float32),
+        )  # fmt: skip
+
+
+def _check_paired(row: Row, column: str) -> None:
+    have = Counter(item["idx"] for item in row[column])
+    want = Counter(segment["idx"] for segment in row["segments"])
+    if have != want:
+        raise AssertionError(
+            f"asset {row['asset_id']}: {sum(want.values())} segments but {sum(have.values())} {column}; "
+            "every segment needs exactly one"
+        )
+
+
+def _delete_vectors(conn: psycopg.Connection[Any], space: Space, parent: str, asset_id: int) -> None:
+    owner = "segment_id" if parent == "segments" else "chunk_id"
+    conn.execute(
+        sql.SQL("DELETE FROM {} WHERE {} IN (SELECT {} FROM {} WHERE asset_id = %s)").format(
+            *map(sql.Identifier, (space.table_name, owner, owner, parent))
+        ),
+        (asset_id,),
+    )
+
+
+def _write_texts(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
+    space, asset_id = spaces["text"], row["asset_id"]
+    conn.execute("DELETE FROM chunks WHERE asset_id = %s AND space_id = %s", (asset_id, space.space_id))
+    names = ("idx", "first_segment", "last_segment", "start_ms", "end_ms", "text")
+    columns = {**dict.fromkeys(names[:-1], "int4"), "text": "text", "embedding": "vector"}
+    stage_rows(
+        conn,
+        "stage_chunks",
+        columns,
+        ((*(chunk[name] for name in names), np.asarray(chunk["vector"], np.float32)) for chunk in row["chunks"]),
+    )
+    listed = ", ".join(names)
+    conn.execute(
+        f"INSERT INTO chunks (asset_id, space_id, {listed}) SELECT DISTINCT ON (idx) %s::bigint, %s::int, {listed}"
+        " FROM stage_chunks ORDER BY idx".encode(),
+        (asset_id, space.space_id),
+    )
+    conn.execute(
+        sql.SQL(
+            "INSERT INTO {} (chunk_id, embedding) SELECT c.chunk_id, s.embedding FROM stage_chunks s"
+            " JOIN chunks c ON c.asset_id = %s AND c.space_id = %s AND c.idx = s.idx ORDER BY c.chunk_id"
+        ).format(sql.Identifier(space.table_name)),
+        (asset_id, space.space_id),
+    )
+
+
+_WRITERS = {"speech": _write_speech, "voices": _write_voices, "texts": _write_texts}
+_OUTPUT = {"speech": "segments", "voices": "voices", "texts": "chunks"}
+_DETAIL = {"speech": "transcript", "voices": "voice_cache_hits"}
+_SPACE = {"voices": "voice", "texts": "text"}

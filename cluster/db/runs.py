@@ -1,0 +1,74 @@
+"""Runs: who owns the units being worked on, and what becomes of them when the owner dies."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+
+def lock_key(run_id: UUID) -> int:
+    """The advisory lock a driver holds while its run lives."""
+    return int.from_bytes(run_id.bytes[:8], "big", signed=True)
+
+
+def gate_key(run_id: UUID) -> int:
+    """The advisory lock every commit of the run shares; the driver takes it alone to stop them."""
+    return int.from_bytes(run_id.bytes[8:], "big", signed=True)
+
+
+def start_run(conn: psycopg.Connection[Any], run_id: UUID, kind: str, config: dict[str, Any]) -> None:
+    """Record the run and hold its lock for as long as `conn` lives."""
+    conn.execute("SELECT pg_advisory_lock(%s)", (lock_key(run_id),))
+    conn.execute("INSERT INTO runs (run_id, kind, config) VALUES (%s, %s, %s)", (run_id, kind, Jsonb(config)))
+
+
+def finish_run(conn: psycopg.Connection[Any], run_id: UUID, state: str, summary: dict[str, Any]) -> None:
+    """Record how the run ended and let its lock go; its unfinished units return to pending."""
+    with conn.transaction():
+        release_units(conn, run_id)
+        conn.execute(
+            "UPDATE runs SET state = %s, summary = %s, finished_at = now() WHERE run_id = %s",
+            (state, Jsonb(summary), run_id),
+        )
+    conn.execute("SELECT pg_advisory_unlock(%s)", (lock_key(run_id),))
+
+
+def recover_dead_runs(conn: psycopg.Connection[Any]) -> int:
+    """Units of runs whose driver is gone go back to pending, uncharged; returns how many."""
+    recovered = 0
+    for (run_id,) in conn.execute("SELECT run_id FROM runs WHERE state = 'running'").fetchall():
+        if conn.execute("SELECT pg_try_advisory_lock(%s)", (lock_key(run_id),)).fetchone() != (True,):
+            continue
+        with conn.transaction():
+            recovered += release_units(conn, run_id)
+            conn.execute("UPDATE runs SET state = 'dead', finished_at = now() WHERE run_id = %s", (run_id,))
+        conn.execute("SELECT pg_advisory_unlock(%s)", (lock_key(run_id),))
+    return recovered
+
+
+def release_units(conn: psycopg.Connection[Any], run_id: UUID) -> int:
+    """Running units of the run return to pending, uncharged; late commits then match nothing."""
+    return conn.execute(
+        "UPDATE units SET state = 'pending', attempts = greatest(attempts - 1, 0), run_id = NULL"
+        " WHERE run_id = %s AND state = 'running'",
+        (run_id,),
+    ).rowcount
+
+
+def close_gate(conn: psycopg.Connection[Any], run_id: UUID) -> None:
+    """Wait for the commits in progress, then let no further one of this run begin."""
+    conn.execute("SELECT pg_advisory_lock(%s)", (gate_key(run_id),))
+
+
+def pass_gate(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
+    """Whether the run still takes commits; holds the gate open until the transaction ends."""
+    row = conn.execute("SELECT pg_try_advisory_xact_lock_shared(%s)", (gate_key(run_id),)).fetchone()
+    return row == (True,)
+
+
+def set_planned(conn: psycopg.Connection[Any], run_id: UUID, planned: int) -> None:
+    """Record how many assets the run set out to do."""
+    conn.execute("UPDATE runs SET planned = %s WHERE run_id = %s", (planned, run_id))

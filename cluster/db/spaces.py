@@ -1,0 +1,202 @@
+"""Embedding spaces: a registry row and a vector table each, made on demand, never mixed.
+
+A new space fills beside the old one; `is_active` flips when it holds all that the old one holds,
+so search never goes down and going back is the same flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from cluster.lanes import digest
+from cluster.profiles import ModelChoice
+
+HALFVEC_FROM_DIMENSION = 512
+INDEX_FROM_ROWS = 10_000
+_OWNER = {"voice": ("segment_id", "segments"), "text": ("chunk_id", "chunks")}
+_LANE = {"voice": "voices", "text": "texts"}
+_LOCK_KEY = 0x5370_6163_65
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One embedding space."""
+
+    space_id: int
+    kind: str
+    profile: str
+    model: str
+    dimension: int
+    storage: str
+    table_name: str
+    is_active: bool
+    choice: ModelChoice
+
+    @property
+    def cache_table(self) -> str:
+        """The table of known voices by content; voice spaces only."""
+        return f"voice_cache_{self.space_id}"
+
+
+_SELECT = "SELECT space_id, kind, profile, model, dimension, storage, table_name, is_active, choice FROM spaces"
+
+
+def _space(row: tuple[Any, ...]) -> Space:
+    return Space(*row[:-1], ModelChoice.from_dict(row[-1]))
+
+
+def ensure_space(
+    conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any]
+) -> Space:
+    """The space of this model and preprocessing, made with its tables when it is new."""
+    config_hash = digest([kind, choice.dimension, dict(identity)])
+    found = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, config_hash)).fetchone()
+    if found is not None:
+        return _space(found)
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        found = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, config_hash)).fetchone()
+        return _space(found) if found is not None else _create(conn, kind, choice, identity, config_hash)
+
+
+def _create(
+    conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any], config_hash: str
+) -> Space:
+    if choice.dimension is None:
+        raise ValueError(f"profile {choice.profile} gives the {choice.role} role no dimension")
+    storage = "halfvec" if choice.dimension >= HALFVEC_FROM_DIMENSION else "vector"
+    row = conn.execute(
+        "INSERT INTO spaces (kind, profile, model, dimension, storage, choice, identity, config_hash, table_name,"
+        " is_active) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, gen_random_uuid()::text,"
+        " NOT EXISTS (SELECT 1 FROM spaces WHERE kind = %s AND is_active)) RETURNING space_id",
+        (kind, choice.profile, choice.weights, choice.dimension, storage, Jsonb(choice.to_dict()),
+         Jsonb(dict(identity)), config_hash, kind),
+    ).fetchone()  # fmt: skip
+    assert row is not None
+    table = f"{kind}_vectors_{row[0]}"
+    conn.execute("UPDATE spaces SET table_name = %s WHERE space_id = %s", (table, row[0]))
+    _create_tables(conn, row[0], kind, table, f"{storage}({choice.dimension})")
+    return get_space(conn, row[0])
+
+
+def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: str) -> None:
+    owner, parent = _OWNER[kind]
+    conn.execute(
+        sql.SQL("CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)").format(
+            sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), sql.SQL(vector)
+        )
+    )
+    if kind == "voice":
+        conn.execute(
+            sql.SQL(
+                "CREATE TABLE {} (audio_sha256 bytea NOT NULL, start_sample bigint NOT NULL, end_sample bigint NOT NULL,"
+                " embedding {} NOT NULL, PRIMARY KEY (audio_sha256, start_sample, end_sample))"
+            ).format(sql.Identifier(f"voice_cache_{space_id}"), sql.SQL(vector))
+        )
+
+
+def get_space(conn: psycopg.Connection[Any], space_id: int) -> Space:
+    """The space with this id."""
+    row = conn.execute(f"{_SELECT} WHERE space_id = %s".encode(), (space_id,)).fetchone()
+    assert row is not None
+    return _space(row)
+
+
+def list_spaces(conn: psycopg.Connection[Any]) -> list[Space]:
+    """Every space, oldest first."""
+    return [_space(row) for row in conn.execute(f"{_SELECT} ORDER BY space_id".encode())]
+
+
+def active_space(conn: psycopg.Connection[Any], kind: str) -> Space | None:
+    """The space that search uses; None before anything was embedded."""
+    row = conn.execute(f"{_SELECT} WHERE kind = %s AND is_active".encode(), (kind,)).fetchone()
+    return None if row is None else _space(row)
+
+
+def activate_if_complete(conn: psycopg.Connection[Any], space: Space, fingerprint: str) -> tuple[bool, int]:
+    """Make `space` the active one of its kind unless assets of the active space are missing in it.
+
+    `fingerprint` is the lane's under the space's model. Returns whether it is active now, and how
+    many assets that have a finished unit under another model have none under this one.
+    """
+    lane = _LANE[space.kind]
+    row = conn.execute(
+        "SELECT count(DISTINCT asset_id) FROM units WHERE lane = %s AND state = 'done' AND asset_id NOT IN"
+        " (SELECT asset_id FROM units WHERE lane = %s AND fingerprint = %s AND state IN ('done', 'skipped'))",
+        (lane, lane, fingerprint),
+    ).fetchone()
+    missing = row[0] if row else 0
+    if missing:
+        current = active_space(conn, space.kind)
+        return current is not None and current.space_id == space.space_id, missing
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        conn.execute(
+            "UPDATE spaces SET is_active = false WHERE kind = %s AND is_active AND space_id <> %s",
+            (space.kind, space.space_id),
+        )
+        conn.execute("UPDATE spaces SET is_active = true WHERE space_id = %s AND NOT is_active", (space.space_id,))
+    return True, 0
+
+
+def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
+    """Build the HNSW index once the space is large enough for it; returns whether it exists.
+
+    Building after the load costs a quarter of inserting into an existing index, and needs
+    maintenance_work_mem for the whole graph: twice the vector bytes covers it.
+    """
+    name = f"{space.table_name}_hnsw"
+    if conn.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,):
+        return True
+    count = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(space.table_name))).fetchone()
+    rows = count[0] if count else 0
+    if rows < INDEX_FROM_ROWS:
+        return False
+    width = 2 if space.storage == "halfvec" else 4
+    memory_mib = max(64, min(8192, int(rows * (space.dimension * width * 1.3 + 400) / 2**20) + 1))
+    with conn.transaction():
+        conn.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(f"{memory_mib}MB")))
+        conn.execute(
+            sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (embedding {})").format(
+                sql.Identifier(name), sql.Identifier(space.table_name), sql.SQL(f"{space.storage}_cosine_ops")
+            )
+        )
+    conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(space.table_name)))
+    return True
+
+
+class DatabaseVoiceCache:
+    """Known voices of one voice space, read by the audio they belong to; one lazy connection."""
+
+    def __init__(self, url: str, space: Space) -> None:
+        self._url = url
+        self._space = space
+        self._conn: psycopg.Connection[Any] | None = None
+
+    def lookup(self, audio_sha256: str) -> dict[tuple[int, int], NDArray[np.float32]]:
+        """(start_sample, end_sample) -> unit vector of shape (dimension,), float32."""
+        from cluster.db.connect import open_connection
+
+        if self._conn is None or self._conn.closed:
+            self._conn = open_connection(self._url)
+        rows = self._conn.execute(
+            sql.SQL("SELECT start_sample, end_sample, embedding FROM {} WHERE audio_sha256 = %s").format(
+                sql.Identifier(self._space.cache_table)
+            ),
+            (bytes.fromhex(audio_sha256),),
+            binary=True,
+        )
+        return {(start, end): vector.to_numpy().astype(np.float32) for start, end, vector in rows}
+
+    def close(self) -> None:
+        """Let the connection go."""
+        if self._conn is not None:
+            self._conn.close()

@@ -1,0 +1,45 @@
+"""Lanes and fingerprints: what commits by itself, and when it has to be done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cluster.errors import UsageError
+
+PARENT: Mapping[str, str] = {"voices": "speech", "texts": "speech"}
+LANES = ("speech", "voices", "texts")
+
+
+def parse_lanes(text: str | None) -> tuple[str, ...]:
+    """`speech,texts` as lanes in their order; None means every lane. Raises `UsageError`."""
+    if text is None:
+        return LANES
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in LANES]
+    if unknown or not asked:
+        raise UsageError(f"unknown lane {', '.join(unknown) or text!r}: choose from {', '.join(LANES)}")
+    return tuple(lane for lane in LANES if lane in asked)
+
+
+def children(lanes: Iterable[str]) -> frozenset[str]:
+    """The lanes that read the committed rows of any of `lanes`."""
+    parents = set(lanes)
+    return frozenset(child for child, parent in PARENT.items() if parent in parents)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprints(identities: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Lane -> fingerprint over its stages' identities and its parent's fingerprint."""
+    found: dict[str, str] = {}
+    for lane in LANES:
+        if lane in identities:
+            found[lane] = digest([found.get(PARENT.get(lane, ""), ""), list(identities[lane])])
+    return found

@@ -1,0 +1,190 @@
+"""The plan: which stages share an actor, how many actors, which share of which GPU.
+
+A pure function of the work, the nodes and the rates. Measured on CPUs: one fully fused replica per
+core with one thread each beats every finer cut; two pools (speech recognition without torch | the
+rest) save memory; below half an hour of media starting Ray costs more than it gains. On GPUs the
+same two pools share each card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cluster.errors import RushesError
+
+HEAR = ("decode", "speech_activity", "transcribe")
+SPEAK = ("diarize", "segments", "voices", "texts")
+INLINE_BELOW_S = 1_800.0
+RESERVED_GIB = 2.0
+RESERVED_CONNECTIONS = 10
+
+
+class PlanError(RushesError):
+    """The plan does not fit; the message shows the arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one actor of a group needs and does: defaults measured with the bundled models."""
+
+    fused_gib: float = 2.2
+    hear_gib: float = 0.7
+    speak_gib: float = 1.8
+    load_s: float = 8.0
+    fused_x_realtime: float = 20.0
+    hear_share_of_work: float = 0.8
+    hear_gpu_share: float = 0.45
+    speak_gpu_share: float = 0.45
+    gpu_x_realtime: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one node offers."""
+
+    cpus: int
+    memory_gib: float
+    gpu_gib: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done."""
+
+    media_s: float
+    assets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Stages that share one actor, and how many such actors there are."""
+
+    name: str
+    stages: tuple[str, ...]
+    actors: int
+    cpus_each: float
+    threads: int
+    gpus_each: float = 0.0
+    gib_each: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The groups in order, the runner, and what is expected of them."""
+
+    runner: str
+    groups: tuple[Group, ...]
+    why: str
+    hours_per_hour: float
+    bottleneck: str
+    connections: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def make_plan(
+    work: Work,
+    nodes: Sequence[Node],
+    stages: Sequence[str],
+    *,
+    runner: str = "auto",
+    rates: Rates | None = None,
+    max_connections: int = 100,
+) -> Plan:
+    """Choose the grouping for `stages` (names in chain order); `PlanError` when it cannot fit."""
+    rates = rates or Rates()
+    cpus = sum(node.cpus for node in nodes)
+    gpus = [gib for node in nodes for gib in node.gpu_gib]
+    if runner == "inline" or (runner == "auto" and work.media_s < INLINE_BELOW_S and not gpus):
+        plan = _inline(work, cpus, stages, rates, forced=runner == "inline")
+    elif gpus:
+        plan = _on_gpus(cpus, gpus, stages, rates)
+    else:
+        plan = _on_cpus(work, nodes, stages, rates)
+    return check(plan, nodes, max_connections)
+
+
+def _inline(work: Work, cpus: int, stages: Sequence[str], rates: Rates, *, forced: bool) -> Plan:
+    group = Group("inline", tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
+    why = "asked for" if forced else (
+        f"{work.media_s / 60:.1f} min of media: under {INLINE_BELOW_S / 60:.0f} min starting Ray costs more than it gains"
+    )
+    return Plan("inline", (group,), why, rates.fused_x_realtime * min(cpus, 1.25), "inline", 2)
+
+
+def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
+    cpus = sum(node.cpus for node in nodes)
+    fits = sum(int(max(node.memory_gib - RESERVED_GIB, 0) // rates.fused_gib) for node in nodes)
+    actors = max(1, min(cpus, work.assets or 1))
+    if fits >= actors or fits >= 1 and set(stages).isdisjoint(HEAR):
+        actors = min(actors, fits)
+        group = Group("fused", tuple(stages), actors, _cpus_each(cpus, actors), 1, gib_each=rates.fused_gib)
+        why = f"{actors} fused replicas x {rates.fused_gib} GiB fit; one per core is the fastest cut on CPUs"
+        return Plan("ray", (group,), why, rates.fused_x_realtime * actors, "transcribe", actors * 2 + 1)
+    hear = max(1, min(actors - 1, int((sum(n.memory_gib for n in nodes) - RESERVED_GIB - rates.speak_gib) // rates.hear_gib)))
+    groups = _two_pools(stages, hear, 1, cpus, rates, 0.0, 0.0)
+    why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit beside {RESERVED_GIB} GiB: recognition apart from torch"
+    speed = rates.fused_x_realtime * min(hear / rates.hear_share_of_work, 1 / (1 - rates.hear_share_of_work))
+    return Plan("ray", groups, why, speed, "transcribe", hear + 3)
+
+
+def _on_gpus(cpus: int, gpus: Sequence[float], stages: Sequence[str], rates: Rates) -> Plan:
+    cards = len(gpus)
+    groups = _two_pools(stages, cards, cards, cpus, rates, rates.hear_gpu_share, rates.speak_gpu_share)
+    why = f"{cards} GPU(s), each shared {rates.hear_gpu_share} + {rates.speak_gpu_share} by recognition and torch"
+    return Plan("ray", groups, why, rates.gpu_x_realtime * cards, "transcribe", cards * 3 + 1)
+
+
+def _two_pools(
+    stages: Sequence[str], hear: int, speak: int, cpus: int, rates: Rates, hear_gpu: float, speak_gpu: float
+) -> tuple[Group, ...]:
+    first = tuple(name for name in stages if name in HEAR)
+    second = tuple(name for name in stages if name not in HEAR)
+    each = _cpus_each(cpus, (hear if first else 0) + (speak if second else 0))
+    groups = [
+        Group("hear", first, hear, each, max(1, int(each)), hear_gpu, rates.hear_gib),
+        Group("speak", second, speak, each, max(1, int(each)), speak_gpu, rates.speak_gib),
+    ]
+    return tuple(group for group in groups if group.stages)
+
+
+def _cpus_each(cpus: int, actors: int) -> float:
+    """A tenth of the CPUs stays free for Ray's own tasks; never rounds to 0."""
+    return max(0.001, round(0.9 * cpus / max(actors, 1), 3))
+
+
+def check(plan: Plan, nodes: Sequence[Node], max_connections: int) -> Plan:
+    """The plan itself, or `PlanError` with the sum that does not fit."""
+    gpus = sum(len(node.gpu_gib) for node in nodes)
+    shares = sum(group.gpus_each * group.actors for group in plan.groups)
+    if shares > gpus:
+        parts = " + ".join(f"{g.actors} x {g.gpus_each}" for g in plan.groups)
+        raise PlanError(f"GPU shares {parts} = {shares:.2f} exceed {gpus} GPU(s): lower the shares or the actors")
+    largest = max((node.memory_gib for node in nodes), default=0.0)
+    for group in plan.groups:
+        if group.gib_each > largest:
+            raise PlanError(f"group {group.name} needs {group.gib_each} GiB, the largest node has {largest:.1f} GiB")
+    if plan.connections + RESERVED_CONNECTIONS > max_connections:
+        raise PlanError(
+            f"{plan.connections} connections + {RESERVED_CONNECTIONS} reserved exceed the server's max_connections "
+            f"{max_connections}: raise it, or use fewer CPUs (RUSHES_CPUS)"
+        )
+    return plan
+
+
+def explain(plan: Plan, work: Work) -> list[str]:
+    """The plan in lines a person can check."""
+    hours = work.media_s / 3600
+    lines = [f"runner {plan.runner}: {plan.why}"]
+    for group in plan.groups:
+        gpu = f", {group.gpus_each} GPU each" if group.gpus_each else ""
+        lines.append(
+            f"  {group.name}: {group.actors} actor(s), {group.cpus_each} CPU and {group.threads} thread(s) each{gpu}, "
+            f"{group.gib_each} GiB each: {' > '.join(group.stages)}"
+        )
+    finish_s = work.media_s / max(plan.hours_per_hour, 1e-9)
+    lines.append(
+        f"work: {work.assets} assets, {hours:.2f} h; predicted {plan.hours_per_hour:.0f} h/h after start-up, "
+        f"done in about {finish_s:.0f} s; bottleneck {plan.bottleneck}; {plan.connections} connections"
+    )
+    return [*lines, *plan.notes]

@@ -1,0 +1,69 @@
+"""What every command shares: settings from flags, output as text or JSON, the database."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.settings import Settings
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+
+def settings_from(config: Path | None, **flags: Any) -> Settings:
+    """Settings of this command: flag > environment > file > default."""
+    from cluster.settings import load_settings
+
+    return load_settings(config, **flags)
+
+
+@contextmanager
+def corpus(config: Path | None) -> Iterator[Any]:
+    """A connection to the corpus of the settings, schema checked."""
+    from jobs.ingest import open_database
+
+    database = open_database(settings_from(config))
+    with database.connect() as conn:
+        yield conn
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; times as ISO text."""
+    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def print_table(header: list[str], rows: list[list[Any]]) -> None:
+    """Left-aligned columns as wide as their content."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [header, *texts]) for i in range(len(header))]
+    for line in [header, *texts]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """Log warnings; with -v everything of ours, with -q errors only."""
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    for name in ("cluster", "actors", "jobs"):
+        logging.getLogger(name).setLevel(level)
+
+
+def clock(ms: int | None) -> str:
+    """`0:01:02.3` for a position, `?` for none."""
+    if ms is None:
+        return "?"
+    seconds, rest = divmod(ms, 1000)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest // 100}"
+
+
+def short_uri(uri: str) -> str:
+    """The last two parts of a source, enough for a person to know it."""
+    return "/".join(uri.rsplit("/", 2)[-2:])

@@ -1,0 +1,74 @@
+"""`rushes failures`: what failed, why, and another try."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli.common import AsJson, Config, corpus, print_json, print_table, short_uri
+
+app = typer.Typer(help="What failed and why.", no_args_is_help=True, rich_markup_mode=None)
+Run = Annotated[str | None, typer.Option("--run", help="Of this run.", show_default=False)]
+Class = Annotated[str | None, typer.Option("--class", help="Of this class, such as bad_media.", show_default=False)]
+Lane = Annotated[str | None, typer.Option("--lane", help="Of this lane.", show_default=False)]
+
+
+@app.command("list")
+def list_failures(
+    run: Run = None, failure: Class = None, lane: Lane = None, as_json: AsJson = False, config: Config = None
+) -> None:
+    """Everything that is failed now, one line each."""
+    from cluster.db.report import FailureFilter, open_failures
+
+    with corpus(config) as conn:
+        rows = open_failures(conn, FailureFilter(run, failure, lane))
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        typer.echo("nothing failed")
+        return
+    print_table(
+        ["source", "lane", "class", "stage", "reason"],
+        [[short_uri(r["uri"]), r["lane"] or "-", r["failure"], r["stage"], r["message"]] for r in rows],
+    )
+
+
+@app.command("show")
+def show_failure(
+    asset: Annotated[str, typer.Argument(help="Source path or 8+ digits of the SHA-256.")],
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Every failure of one asset, oldest first."""
+    from cluster.db.report import failure_history, find_asset, summary_time
+
+    with corpus(config) as conn:
+        rows = failure_history(conn, find_asset(conn, asset)["asset_id"])
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(
+            f"{summary_time(row['at'])} run {(row['run_id'] or '-')[:8]} {row['lane']} {row['failure']} in {row['stage']}"
+            f" (attempt {row['attempt']}): {row['message']}"
+        )
+    if not rows:
+        typer.echo("this asset never failed")
+
+
+@app.command("retry")
+def retry(
+    run: Run = None, failure: Class = None, lane: Lane = None, quiet: bool = False, config: Config = None
+) -> None:
+    """Ingest again the sources that failed, with the present settings."""
+    from cluster.db.report import FailureFilter, open_failures
+    from jobs.cli.ingest import run_options
+
+    with corpus(config) as conn:
+        uris = sorted({row["uri"] for row in open_failures(conn, FailureFilter(run, failure, lane))})
+    if not uris:
+        typer.echo("nothing failed")
+        return
+    run_options(config, inputs=uris, retry_failed=True, quiet=quiet)

@@ -1,0 +1,150 @@
+"""`rushes ingest`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli.common import AsJson, Config, print_json, set_verbosity, settings_from
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Files, folders, globs, object-store URIs, or - for a list on standard input. "
+        "None: everything registered.",
+        show_default=False,
+    ),
+]
+Count = Annotated[int | None, typer.Option(min=1, show_default=False)]
+
+
+def ingest(
+    inputs: Inputs = None,
+    list_file: Annotated[
+        list[str] | None, typer.Option("--list-file", "-a", help="Read inputs from this file, one a line.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many assets.")] = None,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="Latest recordings first.")] = False,
+    since: Annotated[str | None, typer.Option(help="Recorded at or after: YYYYMMDD, ISO time, 30d.")] = None,
+    until: Annotated[str | None, typer.Option(help="Recorded before: YYYYMMDD, ISO time, 30d.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")] = None,
+    segment_source: Annotated[
+        str | None, typer.Option(help="diarization, or whisper for the transcriber's own boundaries.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Spoken language, such as en or de.")] = None,
+    num_speakers: Annotated[int | None, typer.Option(min=1, help="Exactly this many people per asset.")] = None,
+    min_speakers: Annotated[int | None, typer.Option(min=1)] = None,
+    max_speakers: Annotated[int | None, typer.Option(min=1)] = None,
+    profile: Annotated[str | None, typer.Option(help="Model profile for every role.")] = None,
+    only_missing: Annotated[
+        bool, typer.Option("--only-missing", help="Do what is not done under these settings (default).")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do it again, done or not.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed units again.")] = False,
+    max_failures: Annotated[
+        str | None, typer.Option(help="Stop after more than N failures, or P% of 100 or more assets.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the last line and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens.")] = False,
+) -> None:
+    """Turn recordings into segments, voices and searchable text; does what is missing, and only that."""
+    from cluster.errors import UsageError
+
+    if only_missing and force:
+        raise UsageError("--only-missing and --force exclude each other: choose one")
+    set_verbosity(quiet, verbose)
+    settings = settings_from(
+        config,
+        segment_source=segment_source,
+        language=language,
+        num_speakers=num_speakers,
+        min_speakers=min_speakers,
+        max_speakers=max_speakers,
+        profile=profile,
+    )
+    options = _options(
+        inputs=list(inputs or ()),
+        list_files=list(list_file or ()),
+        lanes=lanes,
+        limit=limit,
+        newest_first=newest_first,
+        since=since,
+        until=until,
+        force=force,
+        retry_failed=retry_failed,
+        max_failures=max_failures,
+        dry_run=dry_run,
+        address=address,
+    )
+    _run(settings, options, quiet=quiet or as_json, verbose=verbose, as_json=as_json)
+
+
+def run_options(config: Path | None, *, quiet: bool, **flags: Any) -> None:
+    """Run the main job as another command asks for it; same output, same exit codes."""
+    from jobs.ingest import IngestOptions
+
+    _run(settings_from(config), IngestOptions(**flags), quiet=quiet, verbose=False, as_json=False)
+
+
+def _options(**flags: Any) -> Any:
+    from datetime import UTC, datetime
+
+    from cluster.lanes import parse_lanes
+    from cluster.selection import parse_failure_limit, parse_when
+    from jobs.ingest import IngestOptions
+
+    now = datetime.now(UTC)
+    return IngestOptions(
+        **{
+            **flags,
+            "stdin": sys.stdin if "-" in flags["inputs"] else None,
+            "lanes": parse_lanes(flags["lanes"]),
+            "since": parse_when(flags["since"], now, "--since"),
+            "until": parse_when(flags["until"], now, "--until"),
+            "max_failures": parse_failure_limit(flags["max_failures"]),
+        }
+    )
+
+
+def _run(settings: Any, options: Any, *, quiet: bool, verbose: bool, as_json: bool) -> None:
+    from jobs.cli.progress import make_reporter
+    from jobs.ingest import ingest as run_ingest
+    from jobs.summary import summary_dict
+
+    with make_reporter(quiet=quiet, verbose=verbose) as reporter:
+        summary = run_ingest(settings, options, reporter)
+    if summary.run_id is not None and not options.dry_run:
+        write_summary(settings.data_dir, summary)
+    if as_json:
+        print_json(summary_dict(summary))
+    else:
+        print_summary(summary, quiet=quiet)
+    raise typer.Exit(summary.exit_code)
+
+
+def write_summary(data_dir: Path, summary: Any) -> Path:
+    """`runs/RUN_ID/summary.json` in the data directory."""
+    import json
+
+    from jobs.summary import summary_dict
+
+    folder = data_dir / "runs" / str(summary.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "summary.json"
+    path.write_text(json.dumps(summary_dict(summary), indent=2, default=str) + "\n", encoding="utf-8")
+    return path
+
+
+def print_summary(summary: Any, *, quiet: bool) -> None:
+    """What was found, what failed and why, and the line that states hours, rate and counts."""
+    from jobs.summary import describe
+
+    for line in describe(summary, brief=quiet):
+        typer.echo(line)

@@ -1,0 +1,47 @@
+"""`rushes plan`: how the pending work would be laid out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli.common import AsJson, Config, corpus, print_json, settings_from
+
+
+def plan(
+    explain: Annotated[bool, typer.Option("--explain", help="Say why.")] = False,
+    hours: Annotated[float | None, typer.Option(min=0, help="Plan this many media hours instead.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Which stages share an actor, how many actors, and how fast that should be."""
+    from dataclasses import asdict
+
+    from actors.lanes import fingerprints
+    from cluster.db import ledger
+    from cluster.db.register import all_asset_ids
+    from cluster.lanes import parse_lanes
+    from cluster.plan import Work, make_plan
+    from cluster.plan import explain as explain_plan
+    from jobs.runners import this_node
+    from jobs.spec import chain_names
+
+    settings, wanted = settings_from(config), parse_lanes(lanes)
+    with corpus(config) as conn:
+        row = conn.execute("SHOW max_connections").fetchone()
+        chosen = ledger.Selection(all_asset_ids(conn))
+        rows, _ = ledger.pending_rows(conn, chosen, fingerprints(settings), wanted)
+    work = Work(sum(r.duration_ms or 0 for r in rows) / 1000, len(rows))
+    if hours is not None:
+        work = Work(hours * 3600, max(1, round(hours)))
+    made = make_plan(
+        work, [this_node(settings)], chain_names(settings, wanted), runner=settings.runner, max_connections=int(row[0])
+    )
+    if as_json:
+        print_json(asdict(made))
+        return
+    lines = explain_plan(made, work)
+    for line in lines if explain else lines[1:]:
+        typer.echo(line)

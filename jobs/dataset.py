@@ -1,0 +1,49 @@
+"""Lanes to ray.data: rows stream through pools of resident actors, one row per asset and root lane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.plan import Group
+from cluster.types import rows_table
+from jobs.spec import JobSpec
+from jobs.stage_actor import StageActor
+
+
+def build_dataset(spec: JobSpec, groups: Sequence[Group], rows: Sequence[dict[str, Any]]) -> Any:
+    """One block per row; each group is one pool of actors that starts at full size and stays."""
+    import ray
+
+    blocks = [rows_table([row]) for row in rows]
+    dataset = ray.data.from_arrow(blocks)
+    for number, group in enumerate(groups):
+        dataset = dataset.map_batches(
+            StageActor,
+            fn_constructor_kwargs={
+                "spec_json": spec.to_json(),
+                "group": list(group.stages),
+                "threads": group.threads,
+                "first": number == 0,
+                "last": number == len(groups) - 1,
+            },
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=group.cpus_each,
+            num_gpus=group.gpus_each or None,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                initial_size=group.actors,
+                max_size=group.actors,
+                max_tasks_in_flight_per_actor=1,
+            ),
+        )
+    return dataset
+
+
+def stream(dataset: Any) -> Iterator[pa.Table]:
+    """Finished rows, as they come."""
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -1,0 +1,89 @@
+"""Every Ray and Ray Data knob this project sets, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+from cluster.errors import RushesError
+from cluster.plan import Node
+
+# A pool that releases idle actors reloads its models for the next block (5 loads for 3 slots).
+KEEP_ACTORS = {"RAY_DATA_DEFAULT_ACTOR_POOL_UTIL_DOWNSCALING_THRESHOLD": "-1"}
+# Progress is ours: Ray knows blocks, users know files.
+QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+WORKER_ENV = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def start_ray(*, address: str | None, cpus: int, niceness: int) -> Any:
+    """Join the cluster at `address`, or start a local Ray that ends with this process."""
+    os.environ.update({**KEEP_ACTORS, **QUIET})
+    # Workers run at nice 15 by default and starve beside any ordinary process.
+    os.environ["RAY_worker_niceness"] = str(niceness)
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": WORKER_ENV},
+    }
+    if address is not None:
+        try:
+            ray.init(address, **common)
+        except ConnectionError as error:
+            raise RushesError(f"no Ray cluster at {address}: start one, or leave --address out") from error
+        return ray
+    # A local Ray never listens for strangers; the token file in the home folder is not ours to write.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        "local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        # Socket paths are limited to 107 bytes: the folder must be short.
+        _temp_dir=tempfile.mkdtemp(prefix="rushes-"),
+        **common,
+    )
+    return ray
+
+
+def set_data_context(longest_unit_s: float) -> None:
+    """Make Ray Data fail loudly instead of hanging or dropping rows."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    # One long recording alone at the tail is not a stall: three times its work, at least half an hour.
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = int(max(1800.0, 3 * longest_unit_s))
+    # A share that cannot be placed is an error in a minute or two, not a silent wait.
+    context.wait_for_min_actors_s = 180
+    # A first failed model load may be the machine's fault, a third is not.
+    context.max_consecutive_actor_init_deaths = 2
+    # More than 0 drops whole blocks silently.
+    context.max_errored_blocks = 0
+    # Rows are never merged or split: a row is a unit of work.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def cluster_nodes(ray: Any) -> list[Node]:
+    """The live nodes as the plan sees them; GPU memory is unknown to Ray and left to the actors."""
+    nodes = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        have = node["Resources"]
+        gpus = (0.0,) * int(have.get("GPU", 0))
+        nodes.append(Node(int(have.get("CPU", 0)), have.get("memory", 0) / 2**30, gpus))
+    return nodes

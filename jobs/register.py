@@ -1,0 +1,186 @@
+"""Registration: list, skip the unchanged, hash and probe the rest, commit what was found.
+
+Probing runs in bounded child processes, a few at a time; each file is committed as soon as it is
+known, so that a registration that dies goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from cluster.db import register as db
+from cluster.errors import StageError, classify
+from cluster.media.inputs import Listing, SourceFile
+from cluster.settings import Settings
+
+PROBE_DEADLINE_S = 60.0
+PROBE_MEMORY_BYTES = 2 * 2**30
+MAX_WORKERS = 4
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Registered:
+    """What registration found: assets by source, and what it could not read."""
+
+    asset_ids: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    no_content: list[tuple[str, str]] = field(default_factory=list)
+    new_assets: int = 0
+
+    @property
+    def assets(self) -> list[int]:
+        """Every asset the sources lead to, once."""
+        return sorted(set(self.asset_ids.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    file: SourceFile
+    asset: db.NewAsset | None
+    failure: str | None = None
+    message: str | None = None
+
+
+def changed(conn: Any, listing: Listing, *, retry_unreadable: bool) -> tuple[list[SourceFile], dict[str, int]]:
+    """The files to read, and uri -> asset of those that are known and unchanged."""
+    known = db.known_sources(conn, [file.uri for file in listing.files])
+    retry = db.unreadable_assets(conn, [k.asset_id for k in known.values()]) if retry_unreadable else set()
+    todo, same = [], {}
+    for file in listing.files:
+        have = known.get(file.uri)
+        if have is None or have.asset_id in retry or not _unchanged(file, have):
+            todo.append(file)
+        else:
+            same[file.uri] = have.asset_id
+    return todo, same
+
+
+def _unchanged(file: SourceFile, known: db.KnownSource) -> bool:
+    return (file.byte_size, file.mtime_ns, file.etag) == (known.byte_size, known.mtime_ns, known.etag)
+
+
+def register(
+    conn: Any,
+    files: Sequence[SourceFile],
+    settings: Settings,
+    cache_dir: Path,
+    on_file: Callable[[int], None] = lambda done: None,
+) -> Registered:
+    """Hash and probe `files` and commit each; what cannot be read becomes data, not an exception."""
+    registered = Registered()
+    for done, found in enumerate(_read_all(files, cache_dir), 1):
+        _commit(conn, found, registered)
+        on_file(done)
+    return registered
+
+
+def _commit(conn: Any, found: _Found, registered: Registered) -> None:
+    file = found.file
+    if found.asset is None:
+        registered.no_content.append((file.uri, found.message or "cannot be read"))
+        return
+    with conn.transaction():
+        new = found.asset.sha256 not in db.known_assets(conn, [found.asset.sha256])
+        asset_id = db.add_asset(conn, found.asset)
+        db.add_source(conn, file.uri, asset_id, file.byte_size, file.mtime_ns, file.etag)
+    registered.asset_ids[file.uri] = asset_id
+    registered.new_assets += new
+    if found.failure is not None:
+        registered.unreadable[asset_id] = (file.uri, found.failure, found.message or "")
+
+
+def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
+    from cluster.media.child import MediaChild
+
+    workers = max(1, min(MAX_WORKERS, len(files)))
+    children: queue.SimpleQueue[MediaChild] = queue.SimpleQueue()
+    made = [MediaChild(PROBE_MEMORY_BYTES) for _ in range(workers)]
+    for child in made:
+        children.put(child)
+
+    def read(file: SourceFile) -> _Found:
+        child = children.get()
+        try:
+            return _read(file, child, cache_dir)
+        finally:
+            children.put(child)
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            futures: list[Future[_Found]] = [pool.submit(read, file) for file in files]
+            for future in futures:
+                yield future.result()
+    finally:
+        for child in made:
+            child.close()
+
+
+def _read(file: SourceFile, child: Any, cache_dir: Path) -> _Found:
+    from cluster.media.probe import recorded_at
+    from cluster.media.store import fetch
+
+    try:
+        fetched = fetch(file.uri, cache_dir)
+    except (OSError, StageError) as error:
+        return _Found(file, None, classify(error).value, _reason(error))
+    try:
+        probe = child.probe(fetched.path, PROBE_DEADLINE_S)
+    except (OSError, StageError) as error:
+        asset = db.NewAsset(fetched.sha256, file.byte_size)
+        return _Found(file, asset, classify(error).value, _reason(error))
+    when, origin = recorded_at(probe.recorded_at, Path(file.uri).name, file.mtime_ns)
+    asset = db.NewAsset(
+        sha256=fetched.sha256,
+        byte_size=file.byte_size,
+        media_kind=probe.kind,
+        container=probe.container,
+        duration_ms=probe.duration_ms,
+        audio_stream=probe.audio_stream,
+        width=probe.width,
+        height=probe.height,
+        fps=probe.fps,
+        sample_rate_hz=probe.sample_rate_hz,
+        channels=probe.channels,
+        recorded_at=when,
+        recorded_at_origin=origin,
+    )
+    return _Found(file, asset)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def record_failures(conn: Any, run_id: UUID, registered: Registered, prints: dict[str, str]) -> None:
+    """File what could not be read under the run: units failed, history appended."""
+    from cluster.db.ledger import fail_units
+
+    for asset_id, (uri, failure, message) in registered.unreadable.items():
+        with conn.transaction():
+            fail_units(conn, asset_id, prints, ["speech"], message)
+            db.add_failure(
+                conn,
+                run_id=run_id,
+                asset_id=asset_id,
+                uri=uri,
+                lane="speech",
+                fingerprint=prints["speech"],
+                failure=failure,
+                stage="register",
+                message=message,
+            )
+    for uri, message in registered.no_content:
+        db.add_failure(
+            conn, run_id=run_id, asset_id=None, uri=uri, lane=None, fingerprint=None,
+            failure="transient", stage="register", message=message,
+        )  # fmt: skip

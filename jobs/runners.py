@@ -1,0 +1,81 @@
+"""Two runners, one chain: in this process, or on Ray Data. Both give the same rows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from actors.inline import run_inline
+from cluster.db.ledger import PendingRow
+from cluster.plan import Node, Plan
+from cluster.settings import Settings
+from cluster.types import rows_table
+from jobs.spec import JobSpec, build_chain
+
+
+def this_node(settings: Settings) -> Node:
+    """The CPUs and memory this process may use."""
+    cpus = settings.cpus or len(os.sched_getaffinity(0))
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node(cpus, min(memory_bytes, _cgroup_limit_bytes()) / 2**30)
+
+
+def _cgroup_limit_bytes() -> int:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
+    except OSError:
+        return 2**62
+    return int(text) if text.isdigit() else 2**62
+
+
+def _as_dict(row: PendingRow) -> dict[str, Any]:
+    return {
+        "asset_id": row.asset_id,
+        "sha256": row.sha256,
+        "uri": row.uri,
+        "audio_stream": row.audio_stream,
+        "duration_ms": row.duration_ms,
+        "lanes": list(row.lanes),
+    }
+
+
+def run_inline_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> Iterator[dict[str, Any]]:
+    """Finished rows, one after the other, in this process."""
+    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+    chain = build_chain(spec, plan.groups[0].threads)
+    for table in run_inline(chain, (rows_table([_as_dict(row)]) for row in rows)):
+        yield from table.to_pylist()
+
+
+def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> Iterator[dict[str, Any]]:
+    """Finished rows, as Ray Data brings them."""
+    from jobs.dataset import build_dataset, stream
+    from jobs.ray_context import set_data_context
+
+    set_data_context(max(((row.duration_ms or 0) / 1000 for row in rows), default=0.0))
+    for table in stream(build_dataset(spec, plan.groups, [_as_dict(row) for row in rows])):
+        yield from table.to_pylist()
+
+
+@contextmanager
+def ray_session(settings: Settings, address: str | None) -> Iterator[list[Node]]:
+    """A Ray to run on, and its nodes; one started here ends with the block."""
+    from jobs.ray_context import cluster_nodes, start_ray
+
+    cpus = settings.cpus or len(os.sched_getaffinity(0))
+    joined = _is_running()
+    ray = start_ray(address=address, cpus=cpus, niceness=settings.worker_niceness)
+    try:
+        yield cluster_nodes(ray)
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _is_running() -> bool:
+    module = sys.modules.get("ray")
+    return module is not None and module.is_initialized()

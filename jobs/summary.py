@@ -1,0 +1,116 @@
+"""How a run ended, in numbers that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended; `exit_code` follows the house rules (0, 1, 3, 130)."""
+
+    run_id: str | None = None
+    state: str = "nothing"
+    planned: int = 0
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+    missing: int = 0
+    known: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    ignored: int = 0
+    media_h: float = 0.0
+    wall_s: float = 0.0
+    start_up_s: float = 0.0
+    predicted_hours_per_hour: float = 0.0
+    runner: str = ""
+    lanes: tuple[str, ...] = ()
+    outputs: dict[str, int] = field(default_factory=dict)
+    stage_s: dict[str, float] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def hours_per_hour(self) -> float:
+        """Media hours whose lanes all committed, per hour of wall time since the first claim."""
+        return self.media_h * 3600 / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 done or nothing to do, 1 error, 3 finished with failures, 130 interrupted."""
+        return {"interrupted": 130, "failed": 1, "partial": 3}.get(self.state, 0)
+
+
+def summary_dict(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values, for `summary.json`, `--json` and the run's record."""
+    names = [name for name in Summary.__slots__ if not name.startswith("_")]
+    values = {name: getattr(summary, name) for name in names}
+    return {
+        **values,
+        "lanes": list(summary.lanes),
+        "failures": [{key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures],
+        "hours_per_hour": round(summary.hours_per_hour, 3),
+        "exit_code": summary.exit_code,
+    }
+
+
+def final_line(summary: Summary) -> str:
+    """The last line of every run: hours, wall time, rate, counts, run id."""
+    run = f" · run {summary.run_id[:8]}" if summary.run_id else ""
+    return (
+        f"{duration(summary.media_h * 3600)} in {duration(summary.wall_s)} = {summary.hours_per_hour:.1f} h/h"
+        f" · {summary.ok} ok · {summary.failed} failed · {summary.skipped} skipped{run}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `12:05` or `3:07:09`."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    if hours:
+        return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+    return f"{rest // 60}:{rest % 60:02}"
+
+
+def describe(summary: Summary, *, brief: bool = False) -> list[str]:
+    """The end of a run in lines; the last one always states hours, rate, counts and run."""
+    if summary.state == "dry-run":
+        return [*summary.notes, f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done"]
+    lines = [] if brief else [*_outputs(summary), *_failures(summary), *summary.notes]
+    if summary.waiting:
+        lines.append(
+            f"{summary.waiting} asset(s) wait for a parent lane under these settings: add speech to --lanes"
+        )
+    return [*lines, _nothing(summary) if summary.state == "nothing" else final_line(summary)]
+
+
+def _nothing(summary: Summary) -> str:
+    known = summary.known
+    parts = [f"{known[state]} {state}" for state in ("done", "failed", "skipped", "pending", "running") if known.get(state)]
+    tail = "; see `rushes failures list`" if known.get("failed") else ""
+    return f"nothing to do: {', '.join(parts) or 'no recordings found'}{tail}"
+
+
+def _outputs(summary: Summary) -> list[str]:
+    if summary.state == "nothing":
+        return []
+    out = summary.outputs
+    counts = [f"{out[lane]} {word}" for lane, word in (("speech", "segments"), ("voices", "voices"), ("texts", "chunks")) if lane in out]
+    hits = f" ({out['voice_cache_hits']} voices from the cache)" if out.get("voice_cache_hits") else ""
+    ignored = f"{summary.ignored} other file(s) ignored" if summary.ignored else ""
+    busy = ", ".join(f"{name} {s:.1f}" for name, s in sorted(summary.stage_s.items(), key=lambda item: -item[1])[:5])
+    lines = [", ".join(counts) + hits] if counts else []
+    if busy:
+        lines.append(f"busy seconds: {busy}")
+        lines.append(
+            f"runner {summary.runner}, start-up {summary.start_up_s:.1f} s; predicted "
+            f"{summary.predicted_hours_per_hour:.0f} h/h, measured {summary.hours_per_hour:.0f} h/h"
+        )
+    return [*lines, *([ignored] if ignored else [])]
+
+
+def _failures(summary: Summary) -> list[str]:
+    return [
+        f"failed: {item['uri']}: {item['failure']} in {item['stage']}: {item['message']}" for item in summary.failures
+    ]
