@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -78,7 +78,7 @@ def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
     picked = [row for row, yes in enumerate(wanted) if yes]
     parts = [_run_rows(stage, table, picked)] if picked else []
     rest = [row for row, yes in enumerate(wanted) if not yes]
-    if rest:
+    if rest or not picked:
         parts.append(_with_nulls(stage, table.take(rest) if picked else table))
     order = picked + rest
     out = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="none")
@@ -100,15 +100,24 @@ def _wanted(stage: Stage, table: pa.Table) -> list[bool]:
         return [True] * table.num_rows
     lanes = table.column("lanes").to_pylist()
     errors = table.column("error").to_pylist()
-    blocked = [set((error or {}).get("lanes") or ()) for error in errors]
-    return [bool(stage.lanes & (set(row or ()) - gone)) for row, gone in zip(lanes, blocked, strict=True)]
+    return [
+        bool(stage.lanes & (set(row or ()) - _blocked(error, row)))
+        for row, error in zip(lanes, errors, strict=True)
+    ]
+
+
+def _blocked(error: Mapping[str, Any] | None, lanes: Iterable[str] | None) -> set[str]:
+    """The lanes an error blocks: those it names, every lane of the row when it names none."""
+    if error is None:
+        return set()
+    return set(lanes or ()) if error["lanes"] is None else set(error["lanes"])
 
 
 def _run_rows(stage: Stage, table: pa.Table, rows: list[int]) -> pa.Table:
     part = table if len(rows) == table.num_rows else table.take(rows)
     try:
         out = stage.process(part)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any fault of a stage becomes data on its row
         if len(rows) > 1:
             half = len(rows) // 2
             halves = [_run_rows(stage, table, rows[:half]), _run_rows(stage, table, rows[half:])]
@@ -131,6 +140,12 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
             f"stage {stage.name} changed the rows: {before.column('asset_id').to_pylist()} in, "
             f"{after.column('asset_id').to_pylist()} out"
         )
+    for name in stage.adds:
+        found = after.schema.field(name).type if name in after.column_names else None
+        if name not in stage.drops and found != COLUMNS[name]:
+            raise AssertionError(
+                f"stage {stage.name} must add {name} as {COLUMNS[name]}, gave {found or 'nothing'}"
+            )
 
 
 def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
@@ -139,8 +154,9 @@ def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
     logger.info("stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message)
     logger.debug("traceback", exc_info=error)
     before: dict[str, Any] | None = part["error"][0].as_py()
-    serves = stage.lanes & set(part["lanes"][0].as_py())
-    lanes = {*serves, *children(serves), *(before or {}).get("lanes", ())}
+    asked = part["lanes"][0].as_py() or ()
+    serves = stage.lanes & set(asked)
+    lanes = {*serves, *children(serves), *_blocked(before, asked)}
     record = {"failure": failure.value, "stage": stage.name, "message": message}
     if before is not None:
         record = {**before, "message": f"{before['message']}; {stage.name}: {message}"}

@@ -40,16 +40,21 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Pieces of one asset, end to end; `speech_ms` of `length_ms` is speech."""
+    """Pieces of one asset, end to end; `speech` holds the spoken regions in ms of the window."""
 
     pieces: tuple[Piece, ...]
-    speech_ms: int
+    speech: tuple[Region, ...]
 
     @property
     def length_ms(self) -> int:
         """The length of the window."""
         last = self.pieces[-1]
         return last.at_ms + last.end_ms - last.start_ms
+
+    @property
+    def speech_ms(self) -> int:
+        """How much of the window is speech."""
+        return sum(end - start for start, end in self.speech)
 
     def to_asset(self, at_ms: float) -> int:
         """The asset time of a time in the window; monotone, and clamped to the window's pieces."""
@@ -228,12 +233,15 @@ class _Packer:
 
     def _window(self, first: int, last: int) -> Window:
         pieces: list[Piece] = []
+        speech: list[Region] = []
         start, at = self.regions[first][0] - self.before[first], 0
-        for index in range(first, last):
-            if self.gaps[index] > self.pause_ms:
-                end = self.regions[index][1] + self.pause_ms // 2
+        for index in range(first, last + 1):
+            region = self.regions[index]
+            speech.append((at + region[0] - start, at + region[1] - start))
+            if index < last and self.gaps[index] > self.pause_ms:
+                end = region[1] + self.pause_ms // 2
                 pieces.append(Piece(start, end, at))
                 at += end - start
                 start = self.regions[index + 1][0] - (self.pause_ms - self.pause_ms // 2)
         pieces.append(Piece(start, self.regions[last][1] + self.after[last], at))
-        return Window(tuple(pieces), sum(end - start for start, end in self.regions[first : last + 1]))
+        return Window(tuple(pieces), tuple(speech))

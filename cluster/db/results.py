@@ -108,7 +108,8 @@ def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
     conn.execute("DELETE FROM local_speakers WHERE asset_id = %s", (asset_id,))
     # What earlier fingerprints derived from the replaced segments is gone: their units go too.
     conn.execute(
-        "DELETE FROM units WHERE asset_id = %s AND lane = ANY(%s) AND lane || fingerprint <> ALL(%s) AND state <> 'running'",
+        "DELETE FROM units WHERE asset_id = %s AND lane = ANY(%s) AND lane || fingerprint <> ALL(%s)"
+        " AND state NOT IN ('running', 'pending')",
         (asset_id, ["speech", *children(["speech"])], mine),
     )
     stage_rows(conn, "stage_segments", _SEGMENT_COLUMNS, (_segment(asset_id, s) for s in row["segments"]))

@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each installs what it needs.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test lint lock bench clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rushes needs Python 3.11 or later, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -e .
+	@# Ray starts many processes: without compiled bytecode each takes three times as long.
+	@$(PY) -m compileall -q -j 0 $(VENV)/lib cluster actors jobs serve >/dev/null 2>&1 || true
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(PY) -m jobs.demo
+
+test: $(STAMP)
+	$(PY) -m pytest -q
+	$(PY) -m pytest -q -m ray
+	$(PY) -m pytest -q -m ray_process
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyrefly check
+	$(VENV)/bin/lint-imports
+
+# No address of an index in the lock: it installs from whichever index the machine uses.
+lock:
+	$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev \
+	  --no-emit-index-url --generate-hashes --no-header --quiet -o requirements.lock
+
+bench: $(STAMP)
+	$(PY) -m benchmarks.transcription
+	$(PY) -m benchmarks.diarization
+	$(PY) -m benchmarks.ingest
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,186 @@
+"""The stage that cuts segments into chunks and gives each its text vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cluster.chunking import CHUNK_PAUSE_MS, MAX_CHUNK_MS, Chunk, chunk
+from cluster.conversation import Segment
+from cluster.errors import RushesError, StageError
+from cluster.profiles import ModelChoice
+from cluster.types import with_column
+from cluster.weights import identity, locate
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+ENGINE = "sentence-transformers"
+HALF = ("float16", "bfloat16")
+PRECISIONS = ("default", "float32", *HALF)
+
+
+class Texts:
+    """Segments to chunks with unit float32 vectors; the same object embeds queries for search.
+
+    `calls` counts the calls of the model: one per asset that has words, one per query.
+    """
+
+    name = "texts"
+    version = 1
+    lanes = frozenset({"texts"})
+    needs = ("segments",)
+    adds = ("chunks",)
+    drops: tuple[str, ...] = ()
+
+    def __init__(self, choice: ModelChoice, threads: int = 1) -> None:
+        """`threads` is torch's thread count on a CPU, set for the whole process by `load`."""
+        self.choice = choice
+        self.calls = 0
+        self._threads = threads
+        self._model: SentenceTransformer | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Model, prefixes and chunk limits; loads nothing."""
+        return {
+            "engine": self.choice.engine,
+            "weights": identity(self.choice.weights),
+            "dimension": self.choice.dimension,
+            "precision": self.choice.precision,
+            "query_prefix": self.choice.query_prefix,
+            "document_prefix": self.choice.document_prefix,
+            "max_tokens": self.choice.max_tokens,
+            "max_chunk_ms": MAX_CHUNK_MS,
+            "chunk_pause_ms": CHUNK_PAUSE_MS,
+        }
+
+    def load(self) -> None:
+        """Bring the model into memory. Raises `RushesError` when profile and model disagree."""
+        if self._model is not None:
+            return
+        _check_choice(self.choice)
+        folder = locate(self.choice.weights)
+        import torch
+
+        torch.set_num_threads(self._threads)
+        model = _sentence_transformer(folder, self.choice)
+        _check_model(model, self.choice)
+        model.max_seq_length = self.choice.max_tokens
+        self._model = model
+
+    def process(self, table: pa.Table) -> pa.Table:
+        """Fill `chunks`; a row whose segments are null (not empty) raises `StageError`."""
+        segments = table.column("segments")
+        return with_column(table, "chunks", [self._chunks(row.as_py()) for row in segments])
+
+    def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of texts to be found, shape (texts, dimension); none make no call."""
+        return self._embed([self.choice.document_prefix + text for text in texts])
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """The unit vector of a text to search with, shape (dimension,)."""
+        return self._embed([self.choice.query_prefix + text])[0]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a document as the model reads it: with its prefix and special tokens."""
+        tokenizer = self._loaded().tokenizer
+        document = self.choice.document_prefix + text
+        return len(tokenizer(document, truncation=False, padding=False, verbose=False)["input_ids"])
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+
+    def _loaded(self) -> SentenceTransformer:
+        self.load()
+        assert self._model is not None
+        return self._model
+
+    def _chunks(self, rows: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        if rows is None:
+            raise StageError("the row has no segments: its speech lane has not run")
+        segments = [Segment.from_row(row) for row in rows]
+        chunks = chunk(segments, self.count_tokens, self.choice.max_tokens)
+        vectors = self.embed_documents([item.text for item in chunks])
+        return [_chunk_row(item, vector) for item, vector in zip(chunks, vectors, strict=True)]
+
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        if not texts:
+            return np.empty((0, self.choice.dimension or 0), np.float32)
+        model = self._loaded()
+        self.calls += 1
+        # an empty prompt, or the model's own default would be put before our prefix
+        vectors = model.encode(
+            texts,
+            prompt="",
+            batch_size=self.choice.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        # here and not in the model: half precision would leave the lengths off by 1e-3
+        exact = np.asarray(vectors, np.float32)
+        return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+
+
+def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransformer:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = automatic if choice.device == "auto" else choice.device
+    # a CPU has no use for half precision: it only gets slower and less exact
+    half = choice.precision in HALF and device.startswith("cuda")
+    return SentenceTransformer(
+        str(folder),
+        device=device,
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"dtype": getattr(torch, choice.precision) if half else torch.float32},
+    )
+
+
+def _check_choice(choice: ModelChoice) -> None:
+    if choice.engine != ENGINE:
+        raise RushesError(
+            f"no text engine {choice.engine!r} (profile {choice.profile!r}): set RUSHES_TEXT_ENGINE={ENGINE}"
+        )
+    if choice.precision not in PRECISIONS:
+        raise RushesError(
+            f"text precision {choice.precision!r} (profile {choice.profile!r}) is not possible: "
+            f"set RUSHES_TEXT_PRECISION to one of {', '.join(PRECISIONS)}"
+        )
+
+
+def _check_model(model: SentenceTransformer, choice: ModelChoice) -> None:
+    dimension = model.get_embedding_dimension()
+    if dimension != choice.dimension:
+        raise RushesError(
+            f"{choice.weights} gives vectors of {dimension} dimensions, profile {choice.profile!r} says "
+            f"{choice.dimension}: set RUSHES_TEXT_DIMENSION={dimension}, or name other weights"
+        )
+    positions = getattr(getattr(model[0], "model", None), "config", None)
+    longest = getattr(positions, "max_position_embeddings", choice.max_tokens)
+    if choice.max_tokens > longest:
+        raise RushesError(
+            f"{choice.weights} reads {longest} tokens, profile {choice.profile!r} says {choice.max_tokens}: "
+            f"set RUSHES_TEXT_MAX_TOKENS={longest}, or name other weights"
+        )
+
+
+def _chunk_row(item: Chunk, vector: NDArray[np.float32]) -> dict[str, Any]:
+    return {
+        "idx": item.idx,
+        "first_segment": item.first_segment,
+        "last_segment": item.last_segment,
+        "start_ms": item.start_ms,
+        "end_ms": item.end_ms,
+        "text": item.text,
+        "vector": vector,
+    }

@@ -1,0 +1,18 @@
+"""SubRip subtitles."""
+
+from __future__ import annotations
+
+from cluster.formats.cues import Cue, cues
+from cluster.formats.model import Transcript, clock
+
+
+def to_srt(transcript: Transcript) -> str:
+    """The transcript as SubRip, plain text without speaker names; empty when nobody said a word."""
+    blocks = [_block(number, cue) for number, cue in enumerate(cues(transcript.segments), start=1)]
+    return "\n".join(blocks)
+
+
+def _block(number: int, cue: Cue) -> str:
+    # SubRip knows no escapes, and some players take any arrow for a timing line
+    text = "\n".join(cue.lines).replace("-->", "->")
+    return f"{number}\n{clock(cue.start_ms, ',')} --> {clock(cue.end_ms, ',')}\n{text}\n"

@@ -1,0 +1,108 @@
+"""The media child: answers one request at a time on a socket, and dies with its parent.
+
+Started by `cluster.media.child` as `python -m cluster.media.child_main SOCKET_FD PARENT_PID MEMORY_BYTES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import BadMediaError, MediaResourceError
+
+MESSAGE_BYTES = 1 << 16
+WATCH_MS = 1000
+_NO_ROOM = (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve requests until the parent closes its end or is gone."""
+    link_fd, parent, memory_bytes = (int(word) for word in argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_ffmpeg()
+    with socket.socket(fileno=link_fd) as link:
+        threading.Thread(target=_watch, args=(link_fd, parent), daemon=True).start()
+        _limit(memory_bytes)
+        link.send(json.dumps({"ready": True}).encode())
+        while True:
+            message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 1)
+            if not message:
+                return
+            try:
+                answer = _answer(json.loads(message), fds, memory_bytes)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            link.send(json.dumps(answer).encode())
+
+
+def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> dict[str, Any]:
+    """The result of one request, or its error by kind; whatever happens becomes an answer."""
+    from cluster.media.decode import decode_audio
+    from cluster.media.probe import probe
+
+    try:
+        if request["op"] == "probe":
+            return {"result": asdict(probe(request["path"]))}
+        return {"result": asdict(decode_audio(request["path"], request["stream"], fds[0], memory_bytes))}
+    except BadMediaError as error:
+        return _error("bad_media", error)
+    except (MemoryError, MediaResourceError) as error:
+        return _error("resource", error)
+    except OSError as error:
+        kind = "resource" if error.errno in _NO_ROOM else "os"
+        return {**_error(kind, error.strerror or error), "errno": error.errno}
+    except Exception as error:  # noqa: BLE001 - the child must answer, or the parent waits for its deadline
+        return _error("bug", f"{type(error).__name__}: {error}")
+
+
+def _error(kind: str, error: object) -> dict[str, Any]:
+    return {"error": kind, "message": str(error)[:2000] or type(error).__name__}
+
+
+def quiet_ffmpeg() -> None:
+    """Keep FFmpeg's last error line for our messages, and its chatter off the terminal."""
+    import av.logging
+
+    logger = logging.getLogger("libav")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    av.logging.set_level(av.logging.ERROR)
+
+
+def _limit(memory_bytes: int) -> None:
+    """Cap the address space at what is mapped now plus `memory_bytes`; write no core files."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ceiling = mapped + memory_bytes
+    if hard != resource.RLIM_INFINITY:
+        ceiling = min(ceiling, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _watch(link_fd: int, parent: int) -> None:
+    """End this process, even in the middle of a file, once nobody waits for its answer."""
+    poller = select.poll()
+    poller.register(link_fd, 0)
+    while not poller.poll(WATCH_MS) and os.getppid() == parent:
+        continue
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(ConnectionError):
+        main(sys.argv[1:])

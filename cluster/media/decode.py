@@ -1,0 +1,212 @@
+"""Sound to 16 kHz mono int16; runs inside the media child, never in the caller's process.
+
+Sample n of the result is sound at n / 16000 s after the start of the asset: a stream that starts late
+or pauses gets silence, so that subtitles made from it match the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from cluster.errors import BadMediaError, MediaResourceError
+from cluster.media.probe import open_media, reason, translated
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.resampler import AudioResampler
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.error import FFmpegError
+    from av.packet import Packet
+
+DECODER_ID = "pyav-s16-mono-16k-1"
+RATE_HZ = 16_000
+SAMPLE_BYTES = 2
+LEAD_S = 0.01
+GAP_S = 0.1
+JUMP_BACK_S = 10.0
+PRIMING_S = 0.2
+READ_ATTEMPTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPcm:
+    """What was written: the number of samples, the SHA-256 of their bytes, the packets left out."""
+
+    samples: int
+    sha256: str
+    skipped_packets: int
+
+
+def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> DecodedPcm:
+    """Decode one stream and write int16 little-endian mono samples at 16 kHz to descriptor `sink`.
+
+    Damaged packets are left out and counted; what they held becomes silence. Several channels are mixed
+    with FFmpeg's own gains (which never clip). Raises `BadMediaError` when nothing could be decoded,
+    `MediaResourceError` when the result would pass `limit_bytes`, `OSError` for an unreadable file.
+    """
+    with open_media(path) as container, open(sink, "wb", buffering=1 << 20, closefd=False) as file:
+        track = _track(container, stream)
+        damage = _Damage(path)
+        pcm = _Pcm(file, limit_bytes)
+        timeline = _Timeline(pcm, _start_s(container), _end_s(container))
+        for frame in _frames(container, track, damage):
+            timeline.add(frame)
+        timeline.flush()
+        if timeline.frames == 0:
+            why = f": {damage.last}" if damage.last else ""
+            raise BadMediaError(f"no sound could be decoded from stream {stream}{why}")
+        return DecodedPcm(pcm.samples, pcm.digest.hexdigest(), damage.packets)
+
+
+@dataclass(slots=True)
+class _Damage:
+    """What could not be decoded, and FFmpeg's last word about it."""
+
+    path: str
+    packets: int = 0
+    last: str = ""
+
+    def note(self, error: FFmpegError) -> None:
+        if isinstance(error, (MemoryError, OSError)):
+            raise translated(error, self.path) from error
+        self.packets += 1
+        self.last = reason(error)
+
+
+@dataclass(slots=True)
+class _Pcm:
+    """The samples written so far, bounded, with their digest."""
+
+    file: BinaryIO
+    limit_bytes: int
+    samples: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def write(self, data: memoryview | bytes) -> None:
+        self.samples += len(data) // SAMPLE_BYTES
+        if self.samples * SAMPLE_BYTES > self.limit_bytes:
+            raise MediaResourceError(
+                f"its sound takes more than {self.limit_bytes / 2**20:.0f} MiB decoded: "
+                "raise decode_memory_bytes or split the file"
+            )
+        self.digest.update(data)
+        self.file.write(data)
+
+    def silence(self, samples: int) -> None:
+        while samples > 0:
+            piece = min(samples, RATE_HZ)
+            self.write(bytes(piece * SAMPLE_BYTES))
+            samples -= piece
+
+
+@dataclass(slots=True)
+class _Timeline:
+    """Puts each frame where its timestamp says; small jitter is left alone."""
+
+    pcm: _Pcm
+    start_s: float
+    end_s: float | None
+    frames: int = 0
+    heard_s: float = 0.0
+    shift_s: float = 0.0
+    resampler: AudioResampler | None = None
+    shape: tuple[str, str, int] | None = None
+
+    def add(self, frame: AudioFrame) -> None:
+        if frame.time is not None:
+            self._place(frame.time - self.start_s + self.shift_s)
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self.shape:
+            self.flush()
+            self.shape = shape
+        self._write(frame)
+        self.heard_s += frame.samples / frame.sample_rate
+        self.frames += 1
+
+    def flush(self) -> None:
+        self._write(None)
+        self.resampler = None
+
+    def _place(self, at_s: float) -> None:
+        late_s = at_s - self.heard_s
+        beyond_end = self.end_s is not None and at_s > self.end_s
+        if late_s < -JUMP_BACK_S or (beyond_end and late_s > GAP_S):
+            self.shift_s -= late_s
+        elif late_s > (GAP_S if self.frames else LEAD_S):
+            self.flush()
+            self.pcm.silence(round(at_s * RATE_HZ) - self.pcm.samples)
+            self.heard_s = at_s
+
+    def _write(self, frame: AudioFrame | None) -> None:
+        from av.audio.resampler import AudioResampler
+
+        if self.resampler is None:
+            self.resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+        for piece in self.resampler.resample(frame):
+            if piece is not None:
+                self.pcm.write(memoryview(piece.planes[0])[: piece.samples * SAMPLE_BYTES])
+
+
+def _track(container: InputContainer, stream: int) -> AudioStream:
+    from av.audio.stream import AudioStream
+    from av.stream import Discard
+
+    track = container.streams[stream] if 0 <= stream < len(container.streams) else None
+    if not isinstance(track, AudioStream) or track.codec_context is None:
+        raise BadMediaError(f"stream {stream} is no sound that can be decoded")
+    for other in container.streams:
+        if other is not track:
+            other.discard = Discard.all
+    # Frame threads of PyAV 17.0.1 deadlocked, and one thread per decoder is what the plan counts on.
+    track.codec_context.thread_count = 1
+    return track
+
+
+def _frames(container: InputContainer, track: AudioStream, damage: _Damage) -> Iterator[AudioFrame]:
+    from av import FFmpegError
+
+    for packet in _packets(container, track, damage):
+        try:
+            yield from packet.decode()
+        except EOFError:
+            return
+        except FFmpegError as error:
+            damage.note(error)
+
+
+def _packets(container: InputContainer, track: AudioStream, damage: _Damage) -> Iterator[Packet]:
+    """Every packet and the flushing one; a damaged place is stepped over while reading goes on."""
+    from av import FFmpegError
+    from av.packet import Packet
+
+    attempts = READ_ATTEMPTS
+    while attempts:
+        reader = container.demux(track)
+        while True:
+            try:
+                packet = next(reader, None)
+            except FFmpegError as error:
+                damage.note(error)
+                attempts -= 1
+                break
+            if packet is None:
+                return
+            attempts = READ_ATTEMPTS
+            yield packet
+    flush = Packet()
+    flush.stream = track
+    yield flush
+
+
+def _start_s(container: InputContainer) -> float:
+    """The asset's time zero; a slightly negative start is encoder delay, which players do not show."""
+    start_s = (container.start_time or 0) / 1e6
+    return 0.0 if -PRIMING_S < start_s < 0 else start_s
+
+
+def _end_s(container: InputContainer) -> float | None:
+    return container.duration / 1e6 + 1.0 if container.duration else None

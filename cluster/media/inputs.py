@@ -1,0 +1,222 @@
+"""From what a person names (files, folders, globs, lists, object-store keys) to a list of files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TextIO
+from urllib.parse import quote, unquote, urlsplit
+
+from cluster.errors import RushesError, UsageError
+from cluster.media import store
+
+_AUDIO = (
+    ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .dts .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus "
+    ".ra .spx .tta .w64 .wav .wma .wv"
+)
+_VIDEO = (
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gxf .m1v .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .ogm .ogv .qt .rm .rmvb .tod .ts .vob .webm .wmv .wtv"
+)
+MEDIA_SUFFIXES = frozenset(f"{_AUDIO} {_VIDEO}".split())
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file found: an absolute local path or an object-store URI, always valid UTF-8."""
+
+    uri: str
+    byte_size: int
+    mtime_ns: int | None
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What was found: files without repeats, in order; the count of others; what could not be looked at."""
+
+    files: list[SourceFile]
+    ignored: int
+    unreadable: list[tuple[str, str]]
+
+
+def list_inputs(
+    inputs: Sequence[str], list_files: Sequence[str] = (), stdin: TextIO | None = None
+) -> Listing:
+    """Every file that `inputs` and the lines of `list_files` name.
+
+    An input is a file (tried whatever its suffix), a folder (recursive, media suffixes only, hidden
+    names skipped), a glob, an object-store URI or `-` for a list on `stdin`. A list has one input per
+    line, relative to the working directory; blank lines and lines that start with # are skipped.
+    A name that is not valid UTF-8 is reported as unreadable: the database could not hold it.
+    Raises `UsageError` for a name that does not exist or is neither file nor folder.
+    """
+    collector = _Collector()
+    for name in inputs:
+        if name == "-":
+            collector.add_all(_lines(stdin))
+        else:
+            collector.add(name)
+    for name in list_files:
+        collector.add_all(_lines(stdin) if name == "-" else _list_file(name))
+    return Listing(list(collector.files.values()), collector.ignored, list(collector.unreadable.items()))
+
+
+def _lines(stream: Iterable[str] | None) -> list[str]:
+    if stream is None:
+        raise UsageError("- reads names from standard input, but there is none here")
+    lines = (line.strip() for line in stream)
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _list_file(name: str) -> list[str]:
+    try:
+        with Path(name).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            return _lines(lines)
+    except OSError as error:
+        raise UsageError(f"list file {name}: {error.strerror}") from error
+
+
+@dataclass(slots=True)
+class _Collector:
+    files: dict[str, SourceFile] = field(default_factory=dict)
+    ignored: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    folders: set[tuple[int, int]] = field(default_factory=set)
+
+    def add_all(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        if store.is_remote(name):
+            self._add_remote(name)
+        elif name.startswith("file://"):
+            self._add_local(_path_of(name))
+        elif name and glob.has_magic(name) and not os.path.lexists(name):
+            self._add_glob(name)
+        else:
+            self._add_local(name)
+
+    def _add_glob(self, pattern: str) -> None:
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - takes absolute patterns
+        if not matches:
+            raise UsageError(f"{_printable(pattern)}: no file matches this pattern")
+        for match in matches:
+            self._add_local(match)
+
+    def _add_local(self, name: str) -> None:
+        path = Path(os.path.abspath(name))  # noqa: PTH100 - resolve() would follow symlinks
+        try:
+            status = path.stat() if name else None
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            status = None
+        except OSError as error:
+            self._refuse(path, error)
+            return
+        if status is None:
+            raise UsageError(f"{_printable(name)!r} does not exist")
+        if stat.S_ISDIR(status.st_mode):
+            self._add_folder(path, status)
+        elif stat.S_ISREG(status.st_mode):
+            self._keep(path, status)
+        else:
+            raise UsageError(f"{_printable(name)!r} is neither a file nor a folder")
+
+    def _add_folder(self, path: Path, status: os.stat_result) -> None:
+        waiting = [(path, status)]
+        while waiting:
+            folder, status = waiting.pop()
+            if (status.st_dev, status.st_ino) not in self.folders:
+                self.folders.add((status.st_dev, status.st_ino))
+                waiting.extend(reversed(self._scan(folder)))
+
+    def _scan(self, folder: Path) -> list[tuple[Path, os.stat_result]]:
+        """Keep the media of one folder; returns the folders inside it."""
+        try:
+            paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            self._refuse(folder, error)
+            return []
+        inner = []
+        for path in paths:
+            try:
+                status = path.stat()
+            except OSError as error:
+                self._skip(path, error)
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                inner.append((path, status))
+            elif stat.S_ISREG(status.st_mode) and _is_media(path):
+                self._keep(path, status)
+            else:
+                self.ignored += 1
+        return inner
+
+    def _add_remote(self, uri: str) -> None:
+        from pyarrow.fs import FileSelector, FileType
+
+        filesystem, path = store.resolve(uri)
+        try:
+            info = filesystem.get_file_info(path)
+            inside = (
+                filesystem.get_file_info(FileSelector(path, recursive=True))
+                if info.type == FileType.Directory
+                else []
+            )
+        except OSError as error:
+            raise RushesError(f"{uri}: {error}") from error
+        if info.type == FileType.NotFound:
+            raise UsageError(f"{uri} does not exist")
+        if info.type == FileType.File:
+            self.files.setdefault(uri, SourceFile(uri, info.size, info.mtime_ns, None))
+        for item in sorted(inside, key=lambda item: item.path):
+            relative = item.path[len(path.rstrip("/")) :].lstrip("/")
+            if item.type != FileType.File or any(part.startswith(".") for part in relative.split("/")):
+                continue
+            if _is_media(PurePosixPath(relative)):
+                child = _child_uri(uri, relative)
+                self.files.setdefault(child, SourceFile(child, item.size, item.mtime_ns, None))
+            else:
+                self.ignored += 1
+
+    def _keep(self, path: Path, status: os.stat_result) -> None:
+        uri = str(path)
+        if _printable(uri) != uri:
+            self.unreadable[_printable(uri)] = "its name is not valid UTF-8: rename it"
+        else:
+            self.files.setdefault(uri, SourceFile(uri, status.st_size, status.st_mtime_ns, None))
+
+    def _skip(self, path: Path, error: OSError) -> None:
+        if _is_media(path):
+            self._refuse(path, error)
+        else:
+            self.ignored += 1
+
+    def _refuse(self, path: Path, error: OSError) -> None:
+        self.unreadable[_printable(str(path))] = error.strerror or str(error)
+
+
+def _is_media(path: PurePath) -> bool:
+    return path.suffix.lower() in MEDIA_SUFFIXES
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _path_of(uri: str) -> str:
+    parts = urlsplit(re.sub(r"[?#]", lambda found: quote(found.group()), uri))
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{uri} names another machine: give file:///path, or a path that is mounted here")
+    return unquote(parts.path, errors="surrogateescape")
+
+
+def _child_uri(uri: str, relative: str) -> str:
+    base, mark, query = uri.partition("?")
+    return f"{base.rstrip('/')}/{quote(relative)}{mark}{query}"

@@ -1,0 +1,213 @@
+"""What a file holds, by its content alone; runs inside the media child, never in the caller's process.
+
+FFmpeg is given an open descriptor instead of a name: two names of one content cannot be read
+differently, and a playlist cannot make it open another file or an address.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from cluster.errors import BadMediaError
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.error import FFmpegError
+    from av.video.stream import VideoStream
+
+_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date", "ICRD")
+_EARLIEST, _LATEST = 1971, 2100
+_NAME_DATE = re.compile(
+    r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)"
+    r"(?:[T _-]{1,3}(\d\d)([-_.:h]?)(\d\d)[-_.:m]?(\d\d)(?:\d{3})?)?(?!\d)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a file holds; unknown values are None. All fields are plain JSON values."""
+
+    kind: Literal["video", "audio", "image"]
+    container: str
+    duration_ms: int | None
+    audio_stream: int | None
+    width: int | None
+    height: int | None
+    fps: float | None
+    sample_rate_hz: int | None
+    channels: int | None
+    recorded_at: str | None
+
+
+def probe(path: str) -> Probe:
+    """Look into one file: `audio_stream` is the index of the stream that decoding will use.
+
+    Cover art is no video; a file with still pictures alone is an image. `recorded_at` is the container's
+    own tag. Raises `BadMediaError` for content without sound or pictures, `OSError` for an unreadable file.
+    """
+    with open_media(path) as container:
+        audio = _best_audio(container)
+        video = _best_video(container)
+        picture = video or next(iter(container.streams.video), None)
+        if audio is None and picture is None:
+            raise BadMediaError(_nothing_inside(container))
+        _require_samples(container, [stream for stream in (audio, video or picture) if stream is not None])
+        still = container.format.name.endswith("_pipe") or (audio is None and video is None)
+        return Probe(
+            kind="image" if still else "video" if video else "audio",
+            container=container.format.name,
+            duration_ms=_duration_ms(container),
+            audio_stream=audio.index if audio else None,
+            width=picture.width if picture and (video or still) else None,
+            height=picture.height if picture and (video or still) else None,
+            fps=float(rate)
+            if video and not still and (rate := video.average_rate or video.guessed_rate)
+            else None,
+            sample_rate_hz=audio.sample_rate if audio else None,
+            channels=audio.channels if audio else None,
+            recorded_at=_tagged(container),
+        )
+
+
+@contextmanager
+def open_media(path: str) -> Iterator[InputContainer]:
+    """Open one file for demuxing, by descriptor; `BadMediaError` with FFmpeg's reason, or `OSError`."""
+    import av
+
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(handle).st_size == 0:
+            raise BadMediaError("the file is empty")
+        try:
+            options = {"fd": str(handle), "protocol_whitelist": "fd"}
+            container = av.open("fd:", options=options, metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise translated(error, path) from error
+        with container:
+            yield container
+    finally:
+        os.close(handle)
+
+
+def translated(error: FFmpegError, path: str) -> Exception:
+    """FFmpeg's error as ours: memory and I/O errors keep their kind, all else is `BadMediaError`."""
+    if isinstance(error, MemoryError):
+        return MemoryError("FFmpeg could not get the memory it asked for")
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, path)
+    return BadMediaError(f"not readable as audio or video: {reason(error)}")
+
+
+def reason(error: FFmpegError) -> str:
+    """FFmpeg's words for an error, with the last line of its log when there is one."""
+    words = error.strerror or "unknown error"
+    return f"{words} ({error.log[2].strip()})" if error.log and error.log[2].strip() else words
+
+
+def recorded_at(
+    tag: str | None, name: str, mtime_ns: int | None
+) -> tuple[str | None, Literal["tag", "name", "mtime"] | None]:
+    """When it was recorded (ISO 8601 with offset) and how that is known: container tag, name, mtime.
+
+    Times without a zone are read as UTC. Dates before 1971 or after 2100 are unset clocks, not dates.
+    """
+    if stated := _instant(tag):
+        return stated, "tag"
+    if stated := next(filter(None, map(_from_name, _NAME_DATE.finditer(name))), None):
+        return stated, "name"
+    if mtime_ns is not None and (stated := _from_seconds(mtime_ns // 10**9)):
+        return stated, "mtime"
+    return None, None
+
+
+def _best_audio(container: InputContainer) -> AudioStream | None:
+    from av.stream import Disposition
+
+    def rank(stream: AudioStream) -> tuple[bool, int, int]:
+        default = bool(stream.disposition & Disposition.default)
+        return default, stream.sample_rate * stream.channels, stream.codec_context.bit_rate or 0
+
+    decodable = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    return max(decodable, key=rank, default=None)
+
+
+def _best_video(container: InputContainer) -> VideoStream | None:
+    from av.stream import Disposition
+
+    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+    def rank(stream: VideoStream) -> tuple[bool, int]:
+        return bool(stream.disposition & Disposition.default), stream.width * stream.height
+
+    moving = (stream for stream in container.streams.video if not stream.disposition & still)
+    return max((stream for stream in moving if stream.codec_context is not None), key=rank, default=None)
+
+
+def _fps(stream: VideoStream) -> float | None:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else None
+
+
+def _nothing_inside(container: InputContainer) -> str:
+    kinds = sorted({stream.type for stream in container.streams})
+    return f"it holds neither sound nor pictures that can be decoded (only {', '.join(kinds) or 'a header'})"
+
+
+def _require_samples(container: InputContainer, streams: Iterable[AudioStream | VideoStream]) -> None:
+    from av import FFmpegError
+
+    try:
+        if any(packet.size for packet in container.demux(*streams)):
+            return
+    except FFmpegError as error:
+        raise translated(error, container.name) from error
+    raise BadMediaError(f"it has a {container.format.name} header but no samples")
+
+
+def _duration_ms(container: InputContainer) -> int | None:
+    if container.duration and container.duration > 0:
+        return round(container.duration / 1000)
+    lengths = [
+        float(stream.duration * stream.time_base)
+        for stream in (*container.streams.audio, *container.streams.video)
+        if stream.duration and stream.time_base
+    ]
+    longest = max(lengths, default=0.0)
+    return round(longest * 1000) if longest > 0 else None
+
+
+def _tagged(container: InputContainer) -> str | None:
+    places = [container.metadata, *(stream.metadata for stream in container.streams)]
+    stated = (_instant(place.get(tag)) for tag in _TAGS for place in places)
+    return next(filter(None, stated), None)
+
+
+def _instant(text: str | None) -> str | None:
+    if not text or not re.match(r"\d{4}-?\d\d-?\d\d", text.strip()):
+        return None
+    try:
+        stated = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    stated = stated if stated.tzinfo else stated.replace(tzinfo=UTC)
+    return stated.isoformat() if _EARLIEST <= stated.year <= _LATEST else None
+
+
+def _from_name(found: re.Match[str]) -> str | None:
+    year, _, month, day, hour, _, minute, second = found.groups()
+    date = f"{year}-{month}-{day}"
+    return (_instant(f"{date}T{hour}:{minute}:{second}") if hour else None) or _instant(date)
+
+
+def _from_seconds(seconds: int) -> str | None:
+    try:
+        return _instant(datetime.fromtimestamp(seconds, UTC).isoformat())
+    except (OverflowError, ValueError, OSError):
+        return None
