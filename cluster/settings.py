@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from pydantic_settings import (
 
 from cluster.errors import UsageError
 from cluster.profiles import ROLES, ModelChoice, choose
+
+_named_config: ContextVar[Path | None] = ContextVar("named_config", default=None)
 
 
 class RoleSettings(BaseModel):
@@ -98,14 +101,15 @@ class Settings(BaseSettings):
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Settings from flags (None = not given), environment and file; `UsageError` names what is wrong."""
     given = {name: value for name, value in flags.items() if value is not None}
-    if config is not None:
-        os.environ["RUSHES_CONFIG"] = str(config)
+    token = _named_config.set(config)
     try:
         settings = Settings(**given)
     except ValidationError as error:
         raise UsageError(_explain(error)) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"settings file {_config_path()}: {error}") from error
+    finally:
+        _named_config.reset(token)
     low, high = settings.speaker_bounds()
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-speakers {low} is greater than --max-speakers {high}")
@@ -115,7 +119,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 def _config_path() -> Path | None:
-    named = os.environ.get("RUSHES_CONFIG")
+    named = _named_config.get() or os.environ.get("RUSHES_CONFIG")
     if named and not Path(named).is_file():
         raise UsageError(f"settings file {named} does not exist: check --config or RUSHES_CONFIG")
     if named:

@@ -43,7 +43,7 @@ def export(
 
 def read_transcript(conn: Any, found: dict[str, Any]) -> Any:
     """The committed transcript of an asset; `RushesError` when there is none yet."""
-    from cluster.conversation import Segment, Word
+    from cluster.conversation import Segment
     from cluster.db import ledger, report
     from cluster.errors import RushesError
     from cluster.formats import Transcript
@@ -51,9 +51,6 @@ def read_transcript(conn: Any, found: dict[str, Any]) -> Any:
     row = report.assets_table(conn, [found["asset_id"]])[0]
     if (row["lanes"] or {}).get("speech") != "done":
         raise RushesError(f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}")
-    segments = [
-        Segment(**{**segment, "words": tuple(Word(**word) for word in segment["words"])})
-        for segment in ledger.read_segments(conn, found["asset_id"])
-    ]
+    segments = [Segment.from_row(segment) for segment in ledger.read_segments(conn, found["asset_id"])]
     name = Path(row["uris"][0]).stem
     return Transcript(name, row["duration_ms"], report.transcript_language(conn, found["asset_id"]), segments)

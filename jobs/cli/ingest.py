@@ -18,41 +18,52 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-Count = Annotated[int | None, typer.Option(min=1, show_default=False)]
+Lists = Annotated[list[str] | None, typer.Option("--list-file", "-a", help="Read inputs from this file, one a line.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many assets.")]
+Newest = Annotated[bool, typer.Option("--newest-first", help="Latest recordings first.")]
+Since = Annotated[str | None, typer.Option(help="Recorded at or after: YYYYMMDD, ISO time, 30d.")]
+Until = Annotated[str | None, typer.Option(help="Recorded before: YYYYMMDD, ISO time, 30d.")]
+Lanes = Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")]
+Source = Annotated[str | None, typer.Option(help="diarization, or whisper for the transcriber's own boundaries.")]
+Language = Annotated[str | None, typer.Option(help="Spoken language, such as en or de.")]
+NumSpeakers = Annotated[int | None, typer.Option(min=1, help="Exactly this many people per asset.")]
+MinSpeakers = Annotated[int | None, typer.Option(min=1, help="At least this many people per asset.")]
+MaxSpeakers = Annotated[int | None, typer.Option(min=1, help="At most this many people per asset.")]
+Profile = Annotated[str | None, typer.Option(help="Model profile for every role.")]
+Missing = Annotated[bool, typer.Option("--only-missing", help="Do what is not done under these settings (default).")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again, done or not.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed units again.")]
+MaxFailures = Annotated[str | None, typer.Option(help="Stop after more than N failures, or P% of 100 or more assets.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the last line and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens.")]
 
 
 def ingest(
     inputs: Inputs = None,
-    list_file: Annotated[
-        list[str] | None, typer.Option("--list-file", "-a", help="Read inputs from this file, one a line.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many assets.")] = None,
-    newest_first: Annotated[bool, typer.Option("--newest-first", help="Latest recordings first.")] = False,
-    since: Annotated[str | None, typer.Option(help="Recorded at or after: YYYYMMDD, ISO time, 30d.")] = None,
-    until: Annotated[str | None, typer.Option(help="Recorded before: YYYYMMDD, ISO time, 30d.")] = None,
-    lanes: Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")] = None,
-    segment_source: Annotated[
-        str | None, typer.Option(help="diarization, or whisper for the transcriber's own boundaries.")
-    ] = None,
-    language: Annotated[str | None, typer.Option(help="Spoken language, such as en or de.")] = None,
-    num_speakers: Annotated[int | None, typer.Option(min=1, help="Exactly this many people per asset.")] = None,
-    min_speakers: Annotated[int | None, typer.Option(min=1)] = None,
-    max_speakers: Annotated[int | None, typer.Option(min=1)] = None,
-    profile: Annotated[str | None, typer.Option(help="Model profile for every role.")] = None,
-    only_missing: Annotated[
-        bool, typer.Option("--only-missing", help="Do what is not done under these settings (default).")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Do it again, done or not.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed units again.")] = False,
-    max_failures: Annotated[
-        str | None, typer.Option(help="Stop after more than N failures, or P% of 100 or more assets.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")] = None,
+    list_file: Lists = None,
+    limit: Limit = None,
+    newest_first: Newest = False,
+    since: Since = None,
+    until: Until = None,
+    lanes: Lanes = None,
+    segment_source: Source = None,
+    language: Language = None,
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
+    profile: Profile = None,
+    only_missing: Missing = False,
+    force: Force = False,
+    retry_failed: Retry = False,
+    max_failures: MaxFailures = None,
+    dry_run: DryRun = False,
+    address: Address = None,
     as_json: AsJson = False,
     config: Config = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the last line and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Turn recordings into segments, voices and searchable text; does what is missing, and only that."""
     from cluster.errors import UsageError

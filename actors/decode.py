@@ -1,0 +1,65 @@
+"""Sound of an asset, decoded once for every later stage of its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.errors import BadMediaError
+from cluster.media.child import Decoded, MediaChild
+from cluster.media.decode import DECODER_ID
+from cluster.media.store import local_path
+from cluster.types import audio_array, with_column
+
+MS_PER_HOUR = 3_600_000
+
+
+class Decode:
+    """Adds `audio` (int16, 16 kHz, mono) and `audio_sha256`, through one media child.
+
+    A row may take `base_s` plus `s_per_hour` for each hour of media; unknown lengths count as one hour.
+    """
+
+    name = "decode"
+    version = 1
+    lanes = frozenset({"speech", "voices"})
+    needs = ("uri", "sha256", "audio_stream", "duration_ms")
+    adds = ("audio", "audio_sha256")
+    drops = ()
+
+    def __init__(self, base_s: float, s_per_hour: float, memory_bytes: int, cache_dir: Path) -> None:
+        self.base_s = base_s
+        self.s_per_hour = s_per_hour
+        self.cache_dir = cache_dir
+        self.child = MediaChild(memory_bytes)
+        self.decodes = 0
+
+    def identity(self) -> dict[str, Any]:
+        """The decoder alone: deadline and memory decide whether it ends, not what it gives."""
+        return {"decoder": DECODER_ID}
+
+    def load(self) -> None:
+        """Nothing: the child starts with the first row."""
+
+    def process(self, table: pa.Table) -> pa.Table:
+        """Decode row by row; raises what `MediaChild.decode` raises."""
+        decoded = [self._decode(row) for row in table.select(self.needs).to_pylist()]
+        table = with_column(table, "audio", audio_array([sound.samples for sound in decoded]))
+        return with_column(table, "audio_sha256", [sound.sha256 for sound in decoded])
+
+    def close(self) -> None:
+        """End the child."""
+        self.child.close()
+
+    def _decode(self, row: dict[str, Any]) -> Decoded:
+        if row["audio_stream"] is None:
+            raise BadMediaError("no audio stream")
+        path = local_path(row["uri"], row["sha256"], self.cache_dir)
+        self.decodes += 1
+        return self.child.decode(str(path), row["audio_stream"], self._deadline_s(row["duration_ms"]))
+
+    def _deadline_s(self, duration_ms: int | None) -> float:
+        hours = 1.0 if duration_ms is None else duration_ms / MS_PER_HOUR
+        return self.base_s + self.s_per_hour * hours

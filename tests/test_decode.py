@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import errno
+import gc
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.decode import Decode
+from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, MediaTimeoutError, classify
+from cluster.media import child as child_module
+from cluster.media.child import Decoded, MediaChild
+from cluster.media.decode import DECODER_ID, RATE_HZ
+from cluster.stage import run_stage
+from cluster.types import SAMPLE_RATE_HZ, rows_table, waveform
+from tests.media_factory import (
+    call_wav,
+    film_clip,
+    shared_media,
+    silence,
+    tone,
+    write_audio,
+    write_video,
+    write_wav,
+)
+
+MEMORY = 2**28
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def media() -> Iterator[MediaChild]:
+    child = MediaChild(MEMORY)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def fresh() -> Iterator[MediaChild]:
+    child = MediaChild(MEMORY)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A named pipe that nobody writes to: whoever opens it hangs."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    return tmp_path / "pipe.mp4"
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    return write_wav(tmp_path / "tone.wav", tone(1))
+
+
+def decode(media: MediaChild, path: Path, stream: int | None = None) -> Decoded:
+    if stream is None:
+        found = media.probe(str(path), DEADLINE_S).audio_stream
+        assert found is not None
+        stream = found
+    return media.decode(str(path), stream, DEADLINE_S)
+
+
+def heard_s(samples: np.ndarray) -> tuple[float, float]:
+    """When the first and the last loud sample sound."""
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 1000) / RATE_HZ
+    return float(loud[0]), float(loud[-1])
+
+
+class TestSound:
+    def test_16_khz_mono_comes_back_bit_for_bit(self, media, wav):
+        decoded = decode(media, wav)
+        np.testing.assert_array_equal(decoded.samples, tone(1))
+        assert (decoded.samples.dtype, RATE_HZ) == (np.int16, SAMPLE_RATE_HZ)
+        assert decoded.sha256 == hashlib.sha256(tone(1).tobytes()).hexdigest()
+        assert decoded.skipped_packets == 0
+
+    @pytest.mark.parametrize(
+        ("suffix", "codec"), [("mp3", "libmp3lame"), ("flac", "flac"), ("m4a", "aac"), ("opus", "libopus")]
+    )
+    def test_length_and_bytes_of_every_codec(self, media, fresh, tmp_path, suffix, codec):
+        path = write_audio(tmp_path / f"a.{suffix}", tone(64 * 1024 / RATE_HZ), codec)
+        decoded = decode(media, path)
+        assert abs(len(decoded.samples) / RATE_HZ - 4.096) <= 0.02
+        again = decode(fresh, path)
+        assert again.sha256 == decoded.sha256 == hashlib.sha256(again.samples.tobytes()).hexdigest()
+
+    @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+    def test_other_rates_keep_their_length_and_loudness(self, media, tmp_path, rate):
+        pitch = tone(3 * rate / RATE_HZ, hz=440 * RATE_HZ / rate)
+        samples = decode(media, write_wav(tmp_path / "a.wav", pitch, rate)).samples
+        assert abs(len(samples) / RATE_HZ - 3) <= 0.02
+        middle = samples[RATE_HZ : 2 * RATE_HZ].astype(np.float64)
+        assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.3 * 32767 / np.sqrt(2), rel=0.02)
+
+    def test_channels_are_averaged_and_never_clip(self, media, tmp_path):
+        loud = tone(1, level=0.9)
+        one_side = decode(media, write_wav(tmp_path / "one.wav", np.stack([loud, silence(1)], axis=1)))
+        np.testing.assert_allclose(one_side.samples, loud / 2, atol=2)
+        both = decode(media, write_wav(tmp_path / "both.wav", np.stack([loud, loud], axis=1)))
+        np.testing.assert_allclose(both.samples, loud, atol=2)
+
+    @pytest.mark.parametrize("channels", [3, 6, 12])
+    def test_unusual_channel_counts(self, media, tmp_path, channels):
+        many = np.repeat(tone(1)[:, None], channels, axis=1)
+        assert len(decode(media, write_wav(tmp_path / "a.wav", many)).samples) == RATE_HZ
+
+    @pytest.mark.parametrize("stream", [1, 2])
+    def test_the_stream_asked_for_is_decoded(self, media, tmp_path, stream):
+        path = write_video(tmp_path / "a.mkv", 2, tracks=[tone(2), silence(2)])
+        assert bool(np.any(decode(media, path, stream).samples)) is (stream == 1)
+
+    def test_real_recordings(self, media):
+        folder = shared_media()
+        narration = decode(media, folder / "video/nasa_13013.mp4")
+        assert len(narration.samples) == pytest.approx(13.056 * RATE_HZ, abs=320)
+        assert len(decode(media, call_wav()).samples) == 30 * RATE_HZ
+
+    def test_a_film_is_decoded_in_place(self, media):
+        decoded = decode(media, film_clip())
+        assert len(decoded.samples) == pytest.approx(212.09 * RATE_HZ, abs=320)
+        assert not decoded.samples.flags.writeable
+        assert not decoded.samples.flags.owndata
+
+
+class TestTimes:
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+    def test_sound_that_starts_late_is_padded(self, media, tmp_path, suffix):
+        path = write_video(tmp_path / f"a.{suffix}", 3, tone(2), audio_start_s=0.7)
+        start, end = heard_s(decode(media, path).samples)
+        assert start == pytest.approx(0.7, abs=0.02)
+        assert end == pytest.approx(2.7, abs=0.02)
+
+    def test_a_pause_in_the_timestamps_becomes_silence(self, media, tmp_path):
+        path = write_audio(tmp_path / "a.mkv", tone(3), "pcm_s16le", pause=(1.024, 2.0))
+        samples = decode(media, path).samples
+        assert len(samples) == 5 * RATE_HZ
+        assert not np.any(samples[round(1.024 * RATE_HZ) : round(3.024 * RATE_HZ)])
+        np.testing.assert_array_equal(samples[: round(1.024 * RATE_HZ)], tone(3)[: round(1.024 * RATE_HZ)])
+        np.testing.assert_array_equal(samples[round(3.024 * RATE_HZ) :], tone(3)[round(1.024 * RATE_HZ) :])
+
+    def test_damaged_packets_are_left_out_and_times_hold(self, media, tmp_path):
+        path = write_audio(tmp_path / "a.mkv", tone(10), "flac")
+        data = bytearray(path.read_bytes())
+        third = len(data) // 3
+        data[third : third + 2000] = bytes(2000)
+        path.write_bytes(bytes(data))
+        decoded = decode(media, path)
+        assert decoded.skipped_packets > 0
+        assert len(decoded.samples) == pytest.approx(10 * RATE_HZ, abs=0.3 * RATE_HZ)
+        np.testing.assert_array_equal(decoded.samples[-RATE_HZ:], tone(10)[-RATE_HZ:])
+
+    @pytest.mark.parametrize("seconds", [2, 12])
+    def test_timestamps_that_start_again_lose_and_add_nothing(self, media, tmp_path, seconds):
+        part = write_audio(tmp_path / "part.ts", tone(seconds), "mp2")
+        (tmp_path / "whole.ts").write_bytes(part.read_bytes() * 2)
+        samples = decode(media, tmp_path / "whole.ts").samples
+        assert len(samples) == pytest.approx(2 * len(decode(media, part).samples), abs=160)
+
+    def test_a_truncated_recording_gives_what_is_there(self, media, tmp_path):
+        path = write_video(tmp_path / "a.mkv", 4, tone(4))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert 0.5 * RATE_HZ < len(decode(media, path).samples) < 4 * RATE_HZ
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("content", [b"", b"words\n" * 1000, bytes(5000)])
+    def test_no_media(self, media, tmp_path, content):
+        path = tmp_path / "a.mp4"
+        path.write_bytes(content)
+        with pytest.raises(BadMediaError):
+            media.decode(path, 0, DEADLINE_S)
+
+    def test_a_header_without_sound(self, media, tmp_path):
+        path = write_wav(tmp_path / "a.wav", silence(0))
+        with pytest.raises(BadMediaError, match="no sound could be decoded"):
+            media.decode(str(path), 0, DEADLINE_S)
+
+    @pytest.mark.parametrize("stream", [-1, 0, 7])
+    def test_a_stream_that_is_no_sound(self, media, tmp_path, stream):
+        path = write_video(tmp_path / "a.mkv", 1)
+        with pytest.raises(BadMediaError, match=f"stream {stream} is no sound"):
+            media.decode(str(path), stream, DEADLINE_S)
+
+    def test_ffmpegs_own_reason_crosses_the_process(self, media, tmp_path):
+        path = write_video(tmp_path / "a.mp4", 2, tone(2))
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(BadMediaError, match="moov atom not found"):
+            media.probe(str(path), DEADLINE_S)
+
+    def test_a_vanished_file_keeps_its_path(self, media, tmp_path):
+        with pytest.raises(FileNotFoundError) as caught:
+            media.decode(str(tmp_path / "gone.mp4"), 0, DEADLINE_S)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "gone.mp4"))
+
+    def test_a_hanging_file_costs_its_deadline_and_the_next_call_works(self, fresh, pipe, wav):
+        decode(fresh, wav)
+        first = fresh.pid
+        with pytest.raises(MediaTimeoutError, match=r"deadline of 0\.3 s") as caught:
+            fresh.decode(str(pipe), 0, 0.3)
+        assert classify(caught.value) == "timeout"
+        assert fresh.pid is None
+        assert len(decode(fresh, wav).samples) == RATE_HZ
+        assert fresh.pid != first
+
+    def test_a_stopped_child_is_replaced(self, fresh, wav):
+        decode(fresh, wav)
+        os.kill(fresh.pid, signal.SIGSTOP)
+        with pytest.raises(MediaTimeoutError):
+            fresh.decode(str(wav), 0, 0.3)
+        assert len(decode(fresh, wav).samples) == RATE_HZ
+
+    @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+    def test_a_child_that_dies_at_work_is_a_crash_with_its_signal(self, fresh, pipe, wav, death):
+        decode(fresh, wav)
+        killer = threading.Timer(0.3, os.kill, (fresh.pid, death))
+        killer.start()
+        with pytest.raises(MediaCrashError, match=death.name) as caught:
+            fresh.decode(str(pipe), 0, DEADLINE_S)
+        killer.join()
+        assert classify(caught.value) == "crash"
+        assert len(decode(fresh, wav).samples) == RATE_HZ
+
+    def test_a_child_that_dies_between_two_files_blames_neither(self, fresh, wav):
+        decode(fresh, wav)
+        os.kill(fresh.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, fresh.pid, os.WEXITED | os.WNOWAIT)
+        assert len(decode(fresh, wav).samples) == RATE_HZ
+
+    def test_too_little_memory_is_a_resource_failure(self, tmp_path):
+        small = MediaChild(2**20)
+        try:
+            with pytest.raises(MediaResourceError) as caught:
+                small.decode(str(write_wav(tmp_path / "a.wav", tone(60))), 0, DEADLINE_S)
+            assert classify(caught.value) == "resource"
+            with pytest.raises(MediaResourceError):
+                small.decode(str(write_audio(tmp_path / "a.flac", tone(60), "flac")), 0, DEADLINE_S)
+        finally:
+            small.close()
+
+    def test_a_child_that_cannot_start_says_why(self, fresh, wav, monkeypatch):
+        monkeypatch.setattr(child_module, "_MODULE", "cluster.media.no_such_module")
+        with pytest.raises(RuntimeError, match=r"did not start: exit code 1 .*no_such_module"):
+            fresh.decode(str(wav), 0, DEADLINE_S)
+
+
+class TestProcess:
+    def test_descriptors_memory_and_zombies_do_not_pile_up(self, fresh, wav, tmp_path):
+        bad = tmp_path / "bad.mp4"
+        bad.write_bytes(b"words")
+        decode(fresh, wav)
+        gc.collect()
+        before = _descriptors(os.getpid()), _descriptors(fresh.pid)
+        for number in range(30):
+            assert len(decode(fresh, wav).samples) == RATE_HZ
+            with pytest.raises(BadMediaError):
+                fresh.decode(bad, 0, DEADLINE_S)
+            if number % 10 == 0:
+                with pytest.raises(MediaTimeoutError):
+                    fresh.decode(wav, 0, 1e-6)
+        gc.collect()
+        assert (_descriptors(os.getpid()), _descriptors(fresh.pid)) == before
+
+    def test_samples_outlive_the_child_which_may_be_closed_twice(self, fresh, wav):
+        samples, pid = decode(fresh, wav).samples, fresh.pid
+        fresh.close()
+        fresh.close()
+        assert not Path(f"/proc/{pid}").exists()
+        np.testing.assert_array_equal(samples, tone(1))
+
+    def test_a_forgotten_child_ends(self, wav):
+        media = MediaChild(MEMORY)
+        decode(media, wav)
+        pid = media.pid
+        del media
+        gc.collect()
+        assert not Path(f"/proc/{pid}").exists()
+
+    def test_interrupts_are_for_the_driver(self, fresh, wav):
+        decode(fresh, wav)
+        pid = fresh.pid
+        os.kill(pid, signal.SIGINT)
+        decode(fresh, wav)
+        assert fresh.pid == pid
+
+    def test_an_interrupted_call_leaves_no_stale_answer(self, fresh, wav, tmp_path, monkeypatch):
+        decode(fresh, wav)
+        with monkeypatch.context() as patch:
+            patch.setattr(child_module.json, "loads", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                fresh.probe(str(wav), DEADLINE_S)
+        longer = write_wav(tmp_path / "longer.wav", tone(2))
+        assert fresh.probe(longer, DEADLINE_S).duration_ms == 2000
+
+    def test_the_child_dies_with_its_parent_even_at_work(self, pipe, wav, tmp_path):
+        written = tmp_path / "pid"
+        pid = os.fork()
+        if pid == 0:
+            _work_until_killed(pipe, wav, written)
+        until(lambda: written.exists() and bool(written.read_text()))
+        grandchild = int(written.read_text())
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        until(lambda: _state(grandchild) in ("", "Z"))
+
+
+class TestStage:
+    @pytest.fixture
+    def stage(self, tmp_path: Path) -> Iterator[Decode]:
+        stage = Decode(60, 600, MEMORY, tmp_path / "cache")
+        stage.load()
+        assert stage.child.pid is None
+        yield stage
+        stage.close()
+
+    def test_a_bad_row_costs_only_itself(self, stage, wav, tmp_path):
+        bad = tmp_path / "bad.mp4"
+        bad.write_bytes(b"words")
+        table = run_stage(stage, _rows(wav, bad, wav))
+        assert [bool(error) for error in table["error"].to_pylist()] == [False, True, False]
+        assert table["error"][1]["failure"].as_py() == "bad_media"
+        assert table["audio"].is_null().to_pylist() == [False, True, False]
+        for row in (0, 2):
+            np.testing.assert_array_equal(waveform(table, row), tone(1))
+        assert table["audio_sha256"][0].as_py() == hashlib.sha256(tone(1).tobytes()).hexdigest()
+
+    def test_it_counts_and_names_what_it_does(self, stage, wav):
+        run_stage(stage, _rows(wav))
+        assert (stage.decodes, stage.identity()) == (1, {"decoder": DECODER_ID})
+
+    def test_a_row_without_sound_is_bad_media(self, stage, wav):
+        table = run_stage(stage, _rows(wav, audio_stream=None))
+        assert table["error"][0]["message"].as_py() == "no audio stream"
+        assert stage.decodes == 0
+
+    @pytest.mark.parametrize(("duration_ms", "deadline_s"), [(None, 660), (0, 60), (7_200_000, 1260)])
+    def test_the_deadline_grows_with_the_length(self, stage, monkeypatch, wav, duration_ms, deadline_s):
+        given: list[float] = []
+
+        def decoded(path: str, stream: int, deadline: float) -> Decoded:
+            given.append(deadline)
+            return Decoded(tone(1), "0" * 64, 0)
+
+        monkeypatch.setattr(stage.child, "decode", decoded)
+        run_stage(stage, _rows(wav, duration_ms=duration_ms))
+        assert given == [deadline_s]
+
+
+def _rows(*paths: Path, duration_ms: int | None = 1000, audio_stream: int | None = 0):
+    shared = {
+        "sha256": "0" * 64,
+        "lanes": ["speech"],
+        "duration_ms": duration_ms,
+        "audio_stream": audio_stream,
+    }
+    return rows_table([{"asset_id": number, "uri": str(path), **shared} for number, path in enumerate(paths)])
+
+
+def _work_until_killed(pipe: Path, wav: Path, written: Path) -> None:
+    try:
+        media = MediaChild(MEMORY)
+        media.probe(str(wav), DEADLINE_S)
+        written.write_text(str(media.pid))
+        media.probe(str(pipe), DEADLINE_S)
+    finally:
+        os._exit(1)
+
+
+def until(reached, deadline_s: float = 20.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not reached():
+        assert time.monotonic() < end, f"not within {deadline_s} s"
+        time.sleep(0.02)
+
+
+def _state(pid: int | None) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except FileNotFoundError:
+        return ""
+
+
+def _descriptors(pid: int | None) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

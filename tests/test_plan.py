@@ -1,0 +1,68 @@
+"""The plan is a pure function; what does not fit is refused with its sum."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.plan import Group, Node, Plan, PlanError, Work, check, explain, make_plan
+
+CHAIN = ("decode", "speech_activity", "transcribe", "diarize", "segments", "voices", "texts")
+LONG = Work(media_s=36_000, assets=40)
+
+
+def test_small_jobs_run_inline_and_a_forced_runner_wins():
+    small = Work(media_s=600, assets=5)
+    assert make_plan(small, [Node(2, 24)], CHAIN).runner == "inline"
+    assert make_plan(small, [Node(2, 24)], CHAIN, runner="ray").runner == "ray"
+    assert make_plan(LONG, [Node(2, 24)], CHAIN, runner="inline").runner == "inline"
+
+
+def test_cpus_get_one_fused_replica_each():
+    plan = make_plan(LONG, [Node(2, 24)], CHAIN)
+    assert [(g.name, g.actors, g.threads) for g in plan.groups] == [("fused", 2, 1)]
+    assert plan.groups[0].cpus_each == pytest.approx(0.9)
+
+
+def test_tight_memory_splits_recognition_from_torch():
+    plan = make_plan(LONG, [Node(4, 8)], CHAIN)
+    assert [g.name for g in plan.groups] == ["hear", "speak"]
+    assert plan.groups[0].stages + plan.groups[1].stages == CHAIN
+
+
+def test_gpus_are_shared_by_fractions():
+    plan = make_plan(LONG, [Node(16, 128, (80.0, 80.0))], CHAIN)
+    assert [(g.name, g.actors, g.gpus_each) for g in plan.groups] == [("hear", 2, 0.45), ("speak", 2, 0.45)]
+
+
+def test_shares_that_exceed_the_cards_are_refused_with_the_sum():
+    group = Group("hear", ("decode",), 3, 1.0, 1, gpus_each=0.4)
+    with pytest.raises(PlanError, match=r"3 x 0\.4 = 1\.20 exceed 1 GPU"):
+        check(Plan("ray", (group,), "", 1, "", 1), [Node(4, 16, (16.0,))], 100)
+
+
+def test_connections_are_refused_before_the_server_refuses_them():
+    with pytest.raises(PlanError, match="max_connections 100"):
+        make_plan(Work(1e6, 10_000), [Node(64, 512)], CHAIN)
+
+
+@given(
+    st.integers(1, 40),
+    st.floats(5, 256),
+    st.lists(st.floats(8, 141), max_size=4),
+    st.floats(1, 1e7),
+    st.integers(1, 5000),
+)
+def test_every_plan_is_feasible_or_refused(cpus, memory_gib, gpus, media_s, assets):
+    node = Node(cpus, memory_gib, tuple(gpus))
+    try:
+        plan = make_plan(Work(media_s, assets), [node], CHAIN)
+    except PlanError:
+        return
+    assert sum((g.stages for g in plan.groups), ()) == CHAIN
+    assert sum(g.actors * g.gpus_each for g in plan.groups) <= len(gpus)
+    assert all(g.cpus_each > 0 and g.threads >= 1 and g.actors >= 1 for g in plan.groups)
+    if plan.runner == "ray":
+        assert sum(g.actors * g.cpus_each for g in plan.groups) <= cpus
+    assert explain(plan, Work(media_s, assets))

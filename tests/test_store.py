@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from cluster.errors import BadMediaError, MediaResourceError, classify
+from cluster.media import store
+from cluster.media.hashing import sha256_file
+
+URI = "s3://bucket/take one.mp4.gz"
+CONTENT = bytes(range(256)) * 10_000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "bucket"
+    root.mkdir()
+    (root / "take one.mp4.gz").write_bytes(CONTENT)
+    remote = SubTreeFileSystem(str(root), LocalFileSystem())
+    monkeypatch.setattr(store, "_filesystem", lambda uri: (remote, uri.removeprefix("s3://bucket/")))
+    return root
+
+
+def test_a_local_file_is_hashed_where_it_lies(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(CONTENT)
+    assert sha256_file(path) == SHA
+    assert store.fetch(str(path), tmp_path / "cache") == store.Fetched(SHA, path)
+    assert store.local_path(str(path), SHA, tmp_path / "cache") == path
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_key_is_read_once_into_a_content_addressed_cache(bucket, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    fetched = store.fetch(URI, cache)
+    assert fetched == store.Fetched(SHA, cache / SHA[:2] / SHA)
+    assert fetched.path.read_bytes() == CONTENT
+    assert [path for path in cache.rglob("*") if path.is_file()] == [fetched.path]
+    monkeypatch.setattr(store, "_filesystem", _raising(AssertionError("read twice")))
+    assert store.local_path(URI, SHA, cache) == fetched.path
+
+
+def test_an_absent_copy_is_fetched_again_and_a_changed_key_is_refused(bucket, tmp_path):
+    assert store.local_path(URI, SHA, tmp_path / "cache").read_bytes() == CONTENT
+    (bucket / "take one.mp4.gz").write_bytes(b"other")
+    with pytest.raises(BadMediaError, match="changed since it was registered"):
+        store.local_path(URI, SHA, tmp_path / "another")
+
+
+def test_a_missing_key_keeps_its_kind_and_other_trouble_is_transient(bucket, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"s3://bucket/absent.mp4"):
+        store.fetch("s3://bucket/absent.mp4", tmp_path / "cache")
+    monkeypatch.setattr(store, "_filesystem", _raising(OSError("AWS Error NETWORK_CONNECTION")))
+    with pytest.raises(ConnectionError, match="NETWORK_CONNECTION") as caught:
+        store.fetch(URI, tmp_path / "cache")
+    assert classify(caught.value) == "transient"
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_cache_is_a_resource_failure_and_leaves_nothing(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(store.os, "fsync", _raising(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(MediaResourceError, match="no room"):
+        store.fetch(URI, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    return refuse
