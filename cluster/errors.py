@@ -62,6 +62,6 @@ def classify(error: BaseException) -> FailureClass:
         return FailureClass.RESOURCE
     if isinstance(error, TimeoutError):
         return FailureClass.TIMEOUT
-    if isinstance(error, ConnectionError):
+    if isinstance(error, OSError):
         return FailureClass.TRANSIENT
     return FailureClass.BUG

@@ -65,10 +65,10 @@ def _segmentation() -> Any:
         permutation_invariant=True,
     )
     model.build()
-    # sharper than the initial weights, so that the frames do not all fall into one class
+    # sharper than initial weights and without overlap, so that clustering gets vectors to work on
     with torch.no_grad():
         model.classifier.weight.mul_(40)
-        model.classifier.bias.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0] * 4 + [-1000.0] * 3))
     return model
 
 

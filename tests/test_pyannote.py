@@ -73,7 +73,7 @@ def row(audio: np.ndarray) -> object:
 
 def test_both_stages_run_without_a_single_lookup(folder, lookups):
     stages = [
-        Diarize(choice("diarizer", folder), None, None),
+        Diarize(choice("diarizer", folder), 2, 2),
         Voices(choice("voice", folder / "embedding", DIMENSION)),
     ]
     for stage in stages:
@@ -81,11 +81,10 @@ def test_both_stages_run_without_a_single_lookup(folder, lookups):
     out = run_stages(stages, row(noise(SECONDS))).to_pylist()[0]
     assert out["error"] is None
     turns = out["turns"]
-    assert turns
+    assert {turn["local_speaker"] for turn in turns} == {0, 1}
     assert turns == sorted(turns, key=lambda turn: (turn["start_ms"], turn["end_ms"]))
     assert all(0 <= turn["start_ms"] < turn["end_ms"] <= SECONDS * 1000 for turn in turns)
-    first = list(dict.fromkeys(turn["local_speaker"] for turn in turns))
-    assert first == list(range(len(first)))
+    assert turns[0]["local_speaker"] == 0
     assert np.linalg.norm(out["voices"][0]["vector"]) == pytest.approx(1, abs=1e-5)
     assert lookups == []
 
@@ -103,6 +102,7 @@ def test_stacked_masks_give_stock_vectors_at_a_third_of_the_passes(pipeline):
         "waveform": torch.from_numpy(noise(SECONDS).astype(np.float32) / 32768)[None],
         "sample_rate": RATE,
     }
+    assert pipeline._embedding.min_num_samples > 0
     batches: list[int] = []
     model = pipeline._embedding.model_
     hook = model.register_forward_hook(lambda _, given, __: batches.append(len(given[0])))
