@@ -1,7 +1,7 @@
 """Turns and words become segments: who spoke, when, and what was said.
 
 Everything here is pure and deterministic. Times are integer milliseconds from the start of the
-asset. A word goes to the turn it overlaps most, words outside every turn form their own segments,
+asset. A word goes to the turn it overlaps most, words well outside every turn form their own segments,
 and a turn without words is still a segment (it will get a voice). Long turns are cut in the middle
 of pauses, so that segments stay subtitle-sized and no speech is lost between them.
 """
@@ -17,6 +17,8 @@ from typing import Any, Self
 MAX_SEGMENT_MS = 30_000
 MAX_PAUSE_MS = 1_500
 STRAY_GAP_MS = 1_000
+# The clocks of recogniser and diarizer differ a little: a word this near to a turn is part of it.
+EDGE_MS = 250
 NO_WORDS = "no_words"
 # Thai and Lao, Burmese, Chinese and Japanese with their punctuation and full-width forms
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
@@ -185,21 +187,22 @@ def _end(span: Word | Turn) -> int:
 
 
 def _owners(turns: Sequence[Turn], words: Sequence[Word]) -> list[int | None]:
-    """For each word the index of the turn it overlaps most; a sweep, both sorted by start."""
+    """For each word the index of the turn it overlaps most, or nearly touches; a sweep over sorted input."""
     owners: list[int | None] = []
     active: list[int] = []
     upcoming = 0
     for word in words:
-        while upcoming < len(turns) and turns[upcoming].start_ms < _end(word):
+        while upcoming < len(turns) and turns[upcoming].start_ms < _end(word) + EDGE_MS:
             active.append(upcoming)
             upcoming += 1
-        active = [turn for turn in active if _end(turns[turn]) > word.start_ms]
+        active = [turn for turn in active if _end(turns[turn]) + EDGE_MS > word.start_ms]
         best = max(active, key=lambda turn: _overlap_ms(turns[turn], word), default=None)
-        owners.append(best if best is not None and _overlap_ms(turns[best], word) > 0 else None)
+        owners.append(best if best is not None and _overlap_ms(turns[best], word) > -EDGE_MS else None)
     return owners
 
 
 def _overlap_ms(turn: Turn, word: Word) -> int:
+    """Shared time; below 0 the distance between them."""
     return min(_end(turn), _end(word)) - max(turn.start_ms, word.start_ms)
 
 

@@ -273,10 +273,10 @@ class _Ingest:
         return summary
 
     def _activate(self, made: dict[str, spaces.Space]) -> None:
-        for lane, kind in SPACE_OF_LANE.items():
+        for kind in SPACE_OF_LANE.values():
             if kind not in made:
                 continue
-            active, missing = spaces.activate_if_complete(self.conn, made[kind], self.prints[lane])
+            active, missing = spaces.activate_if_complete(self.conn, made[kind])
             spaces.ensure_index(self.conn, made[kind])
             if missing:
                 self.summary.notes.append(

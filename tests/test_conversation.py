@@ -57,9 +57,15 @@ def test_words_outside_every_turn_form_segments_of_nobody():
 
 
 def test_a_word_in_a_turn_parts_the_words_around_it():
-    words = [word(0, 100, "a"), word(100, 200, "b"), word(200, 300, "c")]
-    segments = segments_from_turns([Turn(100, 200, 0)], words)
-    assert brief(segments) == [(0, 100, None, "a"), (100, 200, 0, "b"), (200, 300, None, "c")]
+    words = [word(0, 100, "a"), word(400, 500, "b"), word(800, 900, "c")]
+    segments = segments_from_turns([Turn(400, 500, 0)], words)
+    assert brief(segments) == [(0, 100, None, "a"), (400, 500, 0, "b"), (800, 900, None, "c")]
+
+
+def test_a_word_that_nearly_touches_a_turn_is_part_of_it():
+    turns = [Turn(1000, 2000, 0), Turn(2400, 3000, 1)]
+    segments = segments_from_turns(turns, [word(800, 950, "a"), word(2050, 2100, "b"), word(3300, 3400, "c")])
+    assert brief(segments) == [(800, 2100, 0, "a b"), (2400, 3000, 1, ""), (3300, 3400, None, "c")]
 
 
 def test_overlapping_turns_stay_apart_and_the_wordless_one_stays():
@@ -70,9 +76,9 @@ def test_overlapping_turns_stay_apart_and_the_wordless_one_stays():
 
 def test_zero_length_words_and_turns_have_a_place():
     assert brief(segments_from_turns([Turn(0, 500, 0)], [word(300, 300, "a")])) == [(0, 500, 0, "a")]
-    assert brief(segments_from_turns([Turn(5, 5, 0)], [word(9, 9, "a")])) == [
+    assert brief(segments_from_turns([Turn(5, 5, 0)], [word(900, 900, "a")])) == [
         (5, 6, 0, ""),
-        (9, 10, None, "a"),
+        (900, 901, None, "a"),
     ]
 
 

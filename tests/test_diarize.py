@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_turns_cover_the_speech_once(call):
     assert covered.max() == 1
     for span in speech:
         assert (covered[span["start_ms"] : span["end_ms"]] == 1).all()
-    for before, after in zip(speech, speech[1:], strict=False):
+    for before, after in pairwise(speech):
         if after["start_ms"] - before["end_ms"] >= BRIDGED_PAUSE_MS:
             assert not covered[before["end_ms"] : after["start_ms"]].any()
 

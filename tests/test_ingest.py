@@ -97,7 +97,7 @@ def test_every_recording_is_done_and_the_counts_add_up(ingested, conn):
     assert rows["silence.wav"]["lanes"]["speech"] == "done"
     assert rows["silence.wav"]["speakers"] is None
     assert rows["2024-03-09 film.mp4"]["recorded_at"].strftime("%Y-%m-%d") == "2024-03-09"
-    assert scalar(conn, "SELECT count(*) FROM segments") == scalar(conn, "SELECT count(*) FROM voices") > 5
+    assert scalar(conn, "SELECT count(*) FROM segments") == scalar(conn, "SELECT count(*) FROM voices") > 2
 
 
 def test_a_failed_file_says_which_and_why(conn):
@@ -175,7 +175,7 @@ def test_whisper_boundaries_give_unknown_speakers_with_voices(corpus_url, conn, 
         " JOIN voices v USING (segment_id) LEFT JOIN voice_vectors_1 e USING (segment_id) WHERE s.asset_id = %s",
         (asset,),
     ).fetchall()
-    assert len(rows) > 2
+    assert len(rows) > 1
     assert {row[0] for row in rows} == {None}
     assert all((reason is None) == has_vector for _, reason, has_vector in rows)
     assert not any(check_corpus(conn).values())

@@ -137,14 +137,14 @@ def test_a_second_text_space_fills_beside_the_first_and_takes_over_when_complete
     second = spaces.ensure_space(db, "text", choice("text", 16, "own"), {"other": True})
     prints = {**PRINTS, "texts": "t2"}
     for number, asset_id in enumerate(ids):
-        assert spaces.activate_if_complete(db, second, "t2") == (False, 2 - number)
+        assert spaces.activate_if_complete(db, second) == (False, 2 - number)
         row = computed_row(asset_id, claimed(db, run_id, asset_id, ("texts",), prints), dimension=16)
         assert commit_row(db, run_id, row, {"text": second}) == "done"
-    assert spaces.activate_if_complete(db, second, "t2") == (True, 0)
+    assert spaces.activate_if_complete(db, second) == (True, 0)
     assert spaces.active_space(db, "text").space_id == second.space_id
     assert db.execute("SELECT array_agg(segment_id ORDER BY segment_id) FROM segments").fetchone() == segments
     assert counts(db)["text_vectors_2"] == 2
-    assert spaces.activate_if_complete(db, made["text"], "t1") == (True, 0)
+    assert spaces.activate_if_complete(db, made["text"]) == (True, 0)
     assert spaces.active_space(db, "text").space_id == made["text"].space_id
     assert not any(check_corpus(db).values())
 

@@ -67,8 +67,8 @@ def reset_units(
     rows = conn.execute(
         "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL"
         " WHERE asset_id = ANY(%s) AND lane = ANY(%s) AND fingerprint = ANY(%s)"
-        " AND (state = ANY(%s) OR (state = 'skipped' AND reason = %s))",
-        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, PARENT_FAILED),
+        " AND (state = ANY(%s) OR (%s AND state = 'skipped' AND reason = %s))",
+        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, failed, PARENT_FAILED),
     )
     return rows.rowcount
 

@@ -121,17 +121,16 @@ def active_space(conn: psycopg.Connection[Any], kind: str) -> Space | None:
     return None if row is None else _space(row)
 
 
-def activate_if_complete(conn: psycopg.Connection[Any], space: Space, fingerprint: str) -> tuple[bool, int]:
-    """Make `space` the active one of its kind unless assets of the active space are missing in it.
+def activate_if_complete(conn: psycopg.Connection[Any], space: Space) -> tuple[bool, int]:
+    """Make `space` the active one of its kind unless assets that other spaces hold are missing in it.
 
-    `fingerprint` is the lane's under the space's model. Returns whether it is active now, and how
-    many assets that have a finished unit under another model have none under this one.
+    Returns whether it is active now, and how many such assets are missing.
     """
     lane = _LANE[space.kind]
     row = conn.execute(
-        "SELECT count(DISTINCT asset_id) FROM units WHERE lane = %s AND state = 'done' AND asset_id NOT IN"
-        " (SELECT asset_id FROM units WHERE lane = %s AND fingerprint = %s AND state IN ('done', 'skipped'))",
-        (lane, lane, fingerprint),
+        "SELECT count(*) FROM (SELECT asset_id FROM units WHERE lane = %s AND state = 'done' GROUP BY asset_id"
+        " HAVING NOT bool_or(detail->>'space_id' = %s)) t",
+        (lane, str(space.space_id)),
     ).fetchone()
     missing = row[0] if row else 0
     if missing:
