@@ -83,10 +83,7 @@ class Diarize:
             raise StageError("the row has no speech: the stage that adds it left it null")
         regions = [(span["start_ms"], span["end_ms"]) for span in speech if span["start_ms"] < span["end_ms"]]
         found = self._turns(waveform(table, row), regions) if regions else []
-        return [
-            {"start_ms": start, "end_ms": end, "local_speaker": speaker}
-            for start, end, speaker in sorted(found)
-        ]
+        return [{"start_ms": start, "end_ms": end, "local_speaker": speaker} for start, end, speaker in sorted(found)]
 
     def _turns(self, audio: NDArray[np.int16], regions: list[tuple[int, int]]) -> list[Turn]:
         self.load()

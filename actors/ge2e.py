@@ -64,9 +64,7 @@ class Ge2eEncoder:
         The sorted starts are rounded down to 10 ms; what a window lacks at the end of the waveform
         is silence. Loudness is evened out per window, as `embed` does it per waveform.
         """
-        return self._forward(
-            mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts)
-        )
+        return self._forward(mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts))
 
     def _partials(self, waveform: NDArray[Any]) -> Iterator[Any]:
         samples = _floats(waveform)
@@ -93,8 +91,7 @@ class Ge2eEncoder:
         padded = torch.from_numpy(np.pad(samples, FFT_SAMPLES // 2)).to(self._device)
         frames = padded.unfold(0, FFT_SAMPLES, HOP_SAMPLES)
         blocks = [
-            torch.fft.rfft(block * self._window).abs().square() @ self._filters
-            for block in frames.split(BLOCK_FRAMES)
+            torch.fft.rfft(block * self._window).abs().square() @ self._filters for block in frames.split(BLOCK_FRAMES)
         ]
         return torch.cat(blocks)
 
@@ -134,9 +131,7 @@ def _network(weights_path: Path, device: Any) -> tuple[Any, Any]:
     lstm = torch.nn.LSTM(MEL_CHANNELS, DIMENSION, 3, batch_first=True)
     linear = torch.nn.Linear(DIMENSION, DIMENSION)
     for name, module in (("lstm", lstm), ("linear", linear)):
-        module.load_state_dict(
-            {key.partition(".")[2]: value for key, value in state.items() if key.startswith(name)}
-        )
+        module.load_state_dict({key.partition(".")[2]: value for key, value in state.items() if key.startswith(name)})
         module.to(device).eval()
     return lstm, linear
 

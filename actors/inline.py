@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from cluster.stage import Stage, run_stages
+from cluster.stage import Stage, load_stages, run_stages
 
 
 def run_inline(stages: Sequence[Stage], tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Load every stage once, run each table through all of them, close them at the end."""
     try:
-        for stage in stages:
-            stage.load()
+        load_stages(stages)
         for table in tables:
             yield run_stages(stages, table)
     finally:

@@ -295,14 +295,10 @@ def _draft(segments: Sequence[Any], offset_ms: int, language: str | None) -> Dra
     sizes = [len(segment.tokens) + 1 for segment in segments]
     total = sum(sizes)
     return Draft(
-        words=tuple(
-            _joined((word for segment in segments for word in segment.words or ()), offset_ms, language)
-        ),
+        words=tuple(_joined((word for segment in segments for word in segment.words or ()), offset_ms, language)),
         text="".join(segment.text for segment in segments).strip(),
-        logprob=sum(size * segment.avg_logprob for size, segment in zip(sizes, segments, strict=True))
-        / total,
-        no_speech=sum(size * segment.no_speech_prob for size, segment in zip(sizes, segments, strict=True))
-        / total,
+        logprob=sum(size * segment.avg_logprob for size, segment in zip(sizes, segments, strict=True)) / total,
+        no_speech=sum(size * segment.no_speech_prob for size, segment in zip(sizes, segments, strict=True)) / total,
     )
 
 
@@ -318,9 +314,7 @@ def _joined(words: Iterable[Any], offset_ms: int, language: str | None) -> list[
             last["end_ms"] = max(end, last["end_ms"])
             last["probability"] = min(last["probability"], float(word.probability))
         elif text:
-            joined.append(
-                {"start_ms": start, "end_ms": end, "text": text, "probability": float(word.probability)}
-            )
+            joined.append({"start_ms": start, "end_ms": end, "text": text, "probability": float(word.probability)})
     return [word for word in joined if word["text"].strip(_MARKS)]
 
 
@@ -356,9 +350,7 @@ def _whisper(choice: ModelChoice, threads: int) -> Any:
             f"transcriber precision {choice.precision} is not possible on {device}: "
             f"set RUSHES_TRANSCRIBER_PRECISION to default or one of {', '.join(sorted(known))}"
         )
-    return WhisperModel(
-        str(path), device=device, compute_type=choice.precision, cpu_threads=threads, num_workers=1
-    )
+    return WhisperModel(str(path), device=device, compute_type=choice.precision, cpu_threads=threads, num_workers=1)
 
 
 def _preload_cublas() -> None:

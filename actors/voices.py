@@ -112,9 +112,7 @@ class Voices:
         if not spans:
             return {}
         vectors = self.embed_waveforms([audio[start:end] for start, end in spans])
-        return {
-            span: vector for span, vector in zip(spans, vectors, strict=True) if np.isfinite(vector).all()
-        }
+        return {span: vector for span, vector in zip(spans, vectors, strict=True) if np.isfinite(vector).all()}
 
     def _opened(self) -> VoiceEncoder:
         choice = self.choice

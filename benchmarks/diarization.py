@@ -108,10 +108,7 @@ def averaged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Plain means over conversations, and the mean distance from the right number of speakers."""
     ways = ("given_count", "found_count", "one_speaker")
     means = {
-        way: {
-            part: round(float(np.mean([run[way][part] for run in runs])), 1)
-            for part in runs[0]["given_count"]
-        }
+        way: {part: round(float(np.mean([run[way][part] for run in runs])), 1) for part in runs[0]["given_count"]}
         for way in ways
     }
     wrong = [abs(run["found_count"]["speakers"] - run["speakers"]) for run in runs]
@@ -146,9 +143,7 @@ def speaker_clips() -> dict[str, list[Audio]]:
     return clips
 
 
-def conversation(
-    clips: dict[str, list[Audio]], seed: int, speakers: int, turns: int = 14
-) -> tuple[Audio, list[Turn]]:
+def conversation(clips: dict[str, list[Audio]], seed: int, speakers: int, turns: int = 14) -> tuple[Audio, list[Turn]]:
     """Pieces of 1.5 to 8 s in random order, with pauses of 0.2 to 0.6 s, and who says them."""
     random = np.random.default_rng(seed)
     cast = random.permutation(sorted(clips))[:speakers].tolist()

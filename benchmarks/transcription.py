@@ -170,9 +170,7 @@ def main() -> None:
     for row in long["systems"].values():
         for accuracy in ("wer", "substitutions", "deletions", "insertions"):
             del row[accuracy]
-    long["note"] = (
-        f"seed {SEED}: {LONG_ROUNDS} permutations, {LONG_PAUSE_S} s pauses; speed, with the words it kept"
-    )
+    long["note"] = f"seed {SEED}: {LONG_ROUNDS} permutations, {LONG_PAUSE_S} s pauses; speed, with the words it kept"
     write_result("transcription", {"rounds": rounds, "threads": 1, "n": {**results, "long": long}})
 
 

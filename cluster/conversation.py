@@ -234,9 +234,7 @@ def _stray_pieces(words: Sequence[Word], owners: Sequence[int | None]) -> list[_
             end_ms = word.start_ms
         groups[-1].append(word)
         end_ms = max(end_ms, _end(word))
-    return [
-        _Piece(group[0].start_ms, max(_end(word) for word in group), None, tuple(group)) for group in groups
-    ]
+    return [_Piece(group[0].start_ms, max(_end(word) for word in group), None, tuple(group)) for group in groups]
 
 
 def _split(piece: _Piece) -> list[_Piece]:

@@ -106,8 +106,10 @@ def make_plan(
 
 def _inline(work: Work, cpus: int, stages: Sequence[str], rates: Rates, *, forced: bool) -> Plan:
     group = Group("inline", tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
-    why = "asked for" if forced else (
-        f"{work.media_s / 60:.1f} min of media: under {INLINE_BELOW_S / 60:.0f} min starting Ray costs more than it gains"
+    why = (
+        "asked for"
+        if forced
+        else (f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {INLINE_BELOW_S / 60:.0f} min")
     )
     return Plan("inline", (group,), why, rates.fused_x_realtime * min(cpus, 1.25), "inline", 2)
 
@@ -116,14 +118,20 @@ def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
     cpus = sum(node.cpus for node in nodes)
     fits = sum(int(max(node.memory_gib - RESERVED_GIB, 0) // rates.fused_gib) for node in nodes)
     actors = max(1, min(cpus, work.assets or 1))
-    if fits >= actors or fits >= 1 and set(stages).isdisjoint(HEAR):
+    if fits >= actors or (fits >= 1 and set(stages).isdisjoint(HEAR)):
         actors = min(actors, fits)
         group = Group("fused", tuple(stages), actors, _cpus_each(cpus, actors), 1, gib_each=rates.fused_gib)
         why = f"{actors} fused replicas x {rates.fused_gib} GiB fit; one per core is the fastest cut on CPUs"
         return Plan("ray", (group,), why, rates.fused_x_realtime * actors, "transcribe", actors * 2 + 1)
-    hear = max(1, min(actors - 1, int((sum(n.memory_gib for n in nodes) - RESERVED_GIB - rates.speak_gib) // rates.hear_gib)))
+    hear = max(
+        1,
+        min(
+            actors - 1,
+            int((sum(n.memory_gib for n in nodes) - RESERVED_GIB - rates.speak_gib) // rates.hear_gib),
+        ),
+    )
     groups = _two_pools(stages, hear, 1, cpus, rates, 0.0, 0.0)
-    why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit beside {RESERVED_GIB} GiB: recognition apart from torch"
+    why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit in memory: recognition apart from torch"
     speed = rates.fused_x_realtime * min(hear / rates.hear_share_of_work, 1 / (1 - rates.hear_share_of_work))
     return Plan("ray", groups, why, speed, "transcribe", hear + 3)
 

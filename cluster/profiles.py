@@ -69,9 +69,7 @@ def choose(
     return ModelChoice(role=role, profile=profile, **{**values, **given})
 
 
-def _profile_values(
-    role: str, profile: str, known: Mapping[str, Any], own: Mapping[str, Any]
-) -> dict[str, Any]:
+def _profile_values(role: str, profile: str, known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     if profile not in known:
         raise UsageError(f"unknown profile {profile!r} for the {role}; known: {', '.join(sorted(known))}")
     values = dict(known[profile].get(role, {}))

@@ -37,9 +37,7 @@ class FailureLimit:
         if self.count is not None and failed > self.count:
             return True
         return (
-            self.percent is not None
-            and finished >= PERCENT_COUNTS_AFTER
-            and 100.0 * failed > self.percent * finished
+            self.percent is not None and finished >= PERCENT_COUNTS_AFTER and 100.0 * failed > self.percent * finished
         )
 
 

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     worker_niceness: int = Field(0, ge=0, le=19)
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # noqa: D102 - pydantic-settings' own hook
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,

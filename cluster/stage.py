@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.errors import classify
 from cluster.lanes import children
@@ -83,8 +82,22 @@ def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
     order = picked + rest
     out = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="none")
     if order != sorted(order):
-        out = out.take(pc.sort_indices(pa.array(order)))
+        out = out.take(sorted(range(len(order)), key=order.__getitem__))
     return _timed(stage, out, wanted, time.perf_counter() - started)
+
+
+def load_stages(stages: Iterable[Stage]) -> None:
+    """Load every stage, then pin BLAS to one thread for the whole process.
+
+    How many threads share a matrix product decides its last bits, and the recogniser's word times
+    follow: with one thread the same input gives the same rows under every runner. The models have
+    thread pools of their own.
+    """
+    from threadpoolctl import threadpool_limits
+
+    for stage in stages:
+        stage.load()
+    threadpool_limits(limits=1, user_api="blas")
 
 
 def run_stages(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
@@ -101,8 +114,7 @@ def _wanted(stage: Stage, table: pa.Table) -> list[bool]:
     lanes = table.column("lanes").to_pylist()
     errors = table.column("error").to_pylist()
     return [
-        bool(stage.lanes & (set(row or ()) - _blocked(error, row)))
-        for row, error in zip(lanes, errors, strict=True)
+        bool(stage.lanes & (set(row or ()) - _blocked(error, row))) for row, error in zip(lanes, errors, strict=True)
     ]
 
 
@@ -143,9 +155,7 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
     for name in stage.adds:
         found = after.schema.field(name).type if name in after.column_names else None
         if name not in stage.drops and found != COLUMNS[name]:
-            raise AssertionError(
-                f"stage {stage.name} must add {name} as {COLUMNS[name]}, gave {found or 'nothing'}"
-            )
+            raise AssertionError(f"stage {stage.name} must add {name} as {COLUMNS[name]}, gave {found or 'nothing'}")
 
 
 def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:

@@ -14,9 +14,7 @@ import pyarrow as pa
 
 SAMPLE_RATE_HZ = 16_000
 
-WORD = pa.struct(
-    {"start_ms": pa.int32(), "end_ms": pa.int32(), "text": pa.string(), "probability": pa.float32()}
-)
+WORD = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32(), "text": pa.string(), "probability": pa.float32()})
 SPAN = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32()})
 TURN = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32(), "local_speaker": pa.int16()})
 SEGMENT = pa.struct(

@@ -186,9 +186,7 @@ def _quietest_ms(waveform: Any, first_ms: int, last_ms: int) -> int:
 class _Packer:
     """Chooses where windows end; `at[i]` is where region i would lie if one window held them all."""
 
-    def __init__(
-        self, regions: list[Region], audio_ms: int, limit_ms: int, edge_ms: int, pause_ms: int
-    ) -> None:
+    def __init__(self, regions: list[Region], audio_ms: int, limit_ms: int, edge_ms: int, pause_ms: int) -> None:
         self.regions = regions
         self.limit_ms = limit_ms
         self.pause_ms = pause_ms

@@ -100,7 +100,11 @@ def _next_steps(data: Path) -> None:
     rushes = Path(sys.executable).parent / "rushes"
     shown = rushes.relative_to(Path.cwd()) if rushes.is_relative_to(Path.cwd()) else rushes
     typer.echo(f"\ntry next:\n  export RUSHES_DATA_DIR={data}")
-    for words in ('search "they call me a Yankee" -n 2', "show call.wav", "export film-with-call.mp4 -f srt,vtt,rttm -o demo"):
+    for words in (
+        'search "they call me a Yankee" -n 2',
+        "show call.wav",
+        "export film-with-call.mp4 -f srt,vtt,rttm -o demo",
+    ):
         typer.echo(f"  {shown} {words}")
 
 

@@ -49,9 +49,14 @@ class IngestOptions:
 class Reporter(Protocol):
     """Where progress goes."""
 
-    def registering(self, done: int, total: int) -> None: ...
-    def planned(self, plan: Plan, work: Work) -> None: ...
-    def finished(self, row: dict[str, Any], summary: Summary) -> None: ...
+    def registering(self, done: int, total: int) -> None:
+        """After each file that was hashed and probed."""
+
+    def planned(self, plan: Plan, work: Work) -> None:
+        """Once, before models load."""
+
+    def finished(self, row: dict[str, Any], summary: Summary) -> None:
+        """For each asset that came back."""
 
 
 def open_database(settings: Settings) -> Database:
@@ -95,7 +100,8 @@ class _Ingest:
     def run(self) -> Summary:
         listing = self._list()
         self.summary.ignored = listing.ignored
-        files, same = changed(self.conn, listing, retry_unreadable=self.options.retry_failed)
+        again = self.options.retry_failed or self.options.force
+        files, same = changed(self.conn, listing, retry_unreadable=again)
         if self.options.dry_run and files:
             self.summary.notes.append(f"{len(files)} new or changed file(s) would be read first")
         begun = bool(files or listing.unreadable) and not self.options.dry_run
@@ -144,9 +150,7 @@ class _Ingest:
             runs.recover_dead_runs(self.conn)
             ledger.ensure_units(self.conn, ids, self.prints, list(self.prints))
             if options.force or options.retry_failed:
-                ledger.reset_units(
-                    self.conn, ids, self.prints, options.lanes, done=options.force, failed=options.retry_failed
-                )
+                ledger.reset_units(self.conn, ids, self.prints, options.lanes, done=options.force)
             if registered.unreadable or registered.no_content:
                 record_failures(self.conn, self.run_id, registered, self.prints)
         selection = ledger.Selection(ids, options.since, options.until, options.limit, options.newest_first)
@@ -158,7 +162,10 @@ class _Ingest:
         chain = {stage.name: stage for stage in speech_chain(self.settings)}
         return {
             kind: spaces.ensure_space(
-                self.conn, kind, self.settings.model_choice(kind), {"version": chain[lane].version, **chain[lane].identity()}
+                self.conn,
+                kind,
+                self.settings.model_choice(kind),
+                {"version": chain[lane].version, **chain[lane].identity()},
             )
             for lane, kind in SPACE_OF_LANE.items()
             if lane in self.options.lanes
@@ -224,7 +231,11 @@ class _Ingest:
             self._consume(rows, work, plan, lambda: run_ray_rows(spec, plan, rows))
 
     def _consume(
-        self, rows: Sequence[ledger.PendingRow], work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]
+        self,
+        rows: Sequence[ledger.PendingRow],
+        work: Work,
+        plan: Plan,
+        stream: Callable[[], Iterator[dict[str, Any]]],
     ) -> None:
         summary, limit = self.summary, self.options.max_failures
         summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour

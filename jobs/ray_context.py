@@ -19,7 +19,11 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-WORKER_ENV = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+WORKER_ENV = {
+    "PYANNOTE_METRICS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -27,7 +31,7 @@ def start_ray(*, address: str | None, cpus: int, niceness: int) -> Any:
     """Join the cluster at `address`, or start a local Ray that ends with this process."""
     os.environ.update({**KEEP_ACTORS, **QUIET})
     # Workers run at nice 15 by default and starve beside any ordinary process.
-    os.environ["RAY_worker_niceness"] = str(niceness)
+    os.environ["RAY_worker_niceness"] = str(niceness)  # noqa: SIM112 - Ray spells it so
     import ray
 
     if ray.is_initialized():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from cluster.stage import run_stages
+from cluster.stage import load_stages, run_stages
 from jobs.spec import JobSpec, build_chain
 
 
@@ -23,8 +23,7 @@ class StageActor:
         chain = build_chain(JobSpec.from_json(spec_json), threads)
         names = {*group, *(["claim"] if first else []), *(["commit"] if last else [])}
         self.stages = [stage for stage in chain if stage.name in names]
-        for stage in self.stages:
-            stage.load()
+        load_stages(self.stages)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every row comes out, with its id; failures are data on the row."""

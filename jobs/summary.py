@@ -49,7 +49,9 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
     return {
         **values,
         "lanes": list(summary.lanes),
-        "failures": [{key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures],
+        "failures": [
+            {key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures
+        ],
         "hours_per_hour": round(summary.hours_per_hour, 3),
         "exit_code": summary.exit_code,
     }
@@ -79,15 +81,15 @@ def describe(summary: Summary, *, brief: bool = False) -> list[str]:
         return [*summary.notes, f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done"]
     lines = [] if brief else [*_outputs(summary), *_failures(summary), *summary.notes]
     if summary.waiting:
-        lines.append(
-            f"{summary.waiting} asset(s) wait for a parent lane under these settings: add speech to --lanes"
-        )
+        lines.append(f"{summary.waiting} asset(s) wait for a parent lane under these settings: add speech to --lanes")
     return [*lines, _nothing(summary) if summary.state == "nothing" else final_line(summary)]
 
 
 def _nothing(summary: Summary) -> str:
     known = summary.known
-    parts = [f"{known[state]} {state}" for state in ("done", "failed", "skipped", "pending", "running") if known.get(state)]
+    parts = [
+        f"{known[state]} {state}" for state in ("done", "failed", "skipped", "pending", "running") if known.get(state)
+    ]
     tail = "; see `rushes failures list`" if known.get("failed") else ""
     return f"nothing to do: {', '.join(parts) or 'no recordings found'}{tail}"
 
@@ -96,7 +98,11 @@ def _outputs(summary: Summary) -> list[str]:
     if summary.state == "nothing":
         return []
     out = summary.outputs
-    counts = [f"{out[lane]} {word}" for lane, word in (("speech", "segments"), ("voices", "voices"), ("texts", "chunks")) if lane in out]
+    counts = [
+        f"{out[lane]} {word}"
+        for lane, word in (("speech", "segments"), ("voices", "voices"), ("texts", "chunks"))
+        if lane in out
+    ]
     hits = f" ({out['voice_cache_hits']} voices from the cache)" if out.get("voice_cache_hits") else ""
     ignored = f"{summary.ignored} other file(s) ignored" if summary.ignored else ""
     busy = ", ".join(f"{name} {s:.1f}" for name, s in sorted(summary.stage_s.items(), key=lambda item: -item[1])[:5])

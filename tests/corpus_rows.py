@@ -42,7 +42,9 @@ def new_asset(conn: Any, name: str, **fields: Any) -> int:
     return asset_id
 
 
-def claimed(conn: Any, run_id: uuid.UUID, asset_id: int, lanes: Any = LANES, prints: Any = None) -> list[dict[str, Any]]:
+def claimed(
+    conn: Any, run_id: uuid.UUID, asset_id: int, lanes: Any = LANES, prints: Any = None
+) -> list[dict[str, Any]]:
     prints = prints or PRINTS
     ledger.ensure_units(conn, [asset_id], prints, list(prints))
     return ledger.claim_units(conn, run_id, asset_id, lanes, prints)
@@ -54,7 +56,12 @@ def unit_vector(seed: int, dimension: int = 8) -> list[float]:
 
 
 def computed_row(
-    asset_id: int, units: list[dict[str, Any]], *, segments: int = 4, dimension: int = 8, text: str = "hello world"
+    asset_id: int,
+    units: list[dict[str, Any]],
+    *,
+    segments: int = 4,
+    dimension: int = 8,
+    text: str = "hello world",
 ) -> dict[str, Any]:
     words = [{"start_ms": 0, "end_ms": 500, "text": "hello", "probability": 0.9}]
     listed = [

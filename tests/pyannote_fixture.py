@@ -77,9 +77,7 @@ def _embedding() -> Any:
     from pyannote.audio.models.embedding.wespeaker import WeSpeakerResNet34
 
     model = WeSpeakerResNet34(num_mel_bins=MEL_BINS)
-    model.specifications = Specifications(
-        problem=Problem.REPRESENTATION, resolution=Resolution.CHUNK, duration=10.0
-    )
+    model.specifications = Specifications(problem=Problem.REPRESENTATION, resolution=Resolution.CHUNK, duration=10.0)
     return model
 
 

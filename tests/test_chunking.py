@@ -18,9 +18,7 @@ def tokens(text):
 def segment(idx, start_ms, end_ms, text=""):
     spoken = text.split()
     step = (end_ms - start_ms) // max(len(spoken), 1)
-    words = tuple(
-        Word(start_ms + at * step, start_ms + (at + 1) * step, item, 0.9) for at, item in enumerate(spoken)
-    )
+    words = tuple(Word(start_ms + at * step, start_ms + (at + 1) * step, item, 0.9) for at, item in enumerate(spoken))
     return Segment(idx, start_ms, end_ms, idx % 2, text, words, None if text else NO_WORDS)
 
 

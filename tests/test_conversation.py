@@ -111,19 +111,14 @@ def test_a_long_turn_without_words_stays_whole():
 
 
 def test_utterances_know_no_speaker():
-    segments = segments_from_utterances(
-        [Turn(0, 40_000, 7)], [word(0, 20_000, "a"), word(20_200, 40_000, "b")]
-    )
+    segments = segments_from_utterances([Turn(0, 40_000, 7)], [word(0, 20_000, "a"), word(20_200, 40_000, "b")])
     assert brief(segments) == [(0, 20_100, None, "a"), (20_100, 40_000, None, "b")]
 
 
 def test_text_keeps_the_spacing_of_the_recogniser():
     assert join_words([word(0, 1, " twenty"), word(1, 2, "-one"), word(2, 3, " men\n")]) == "twenty-one men"
     assert join_words([word(0, 1, "twenty"), word(1, 2, "men")]) == "twenty men"
-    assert (
-        join_words([word(0, 1, "今日"), word(1, 2, "は"), word(2, 3, "Ray"), word(3, 4, "で")])
-        == "今日は Ray で"
-    )
+    assert join_words([word(0, 1, "今日"), word(1, 2, "は"), word(2, 3, "Ray"), word(3, 4, "で")]) == "今日は Ray で"
     assert join_words([word(0, 1, "  ")]) == join_words([]) == ""
 
 
@@ -207,9 +202,7 @@ def test_nothing_is_lost_and_everything_adds_up(turns, words, random):
         assert item.end_ms > item.start_ms
         assert (item.text == "") == (item.text_skip_reason == "no_words")
         assert all(item.start_ms <= w.start_ms and w.end_ms <= item.end_ms for w in item.words)
-    keys = [
-        (item.start_ms, item.end_ms, item.local_speaker is None, item.local_speaker or 0) for item in segments
-    ]
+    keys = [(item.start_ms, item.end_ms, item.local_speaker is None, item.local_speaker or 0) for item in segments]
     assert keys == sorted(keys)
     for who in {turn.local_speaker for turn in turns}:
         before = [(turn.start_ms, turn.end_ms) for turn in turns if turn.local_speaker == who]

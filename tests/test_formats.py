@@ -15,9 +15,7 @@ from cluster.conversation import NO_WORDS, Segment, Turn, Word, segments_from_tu
 from cluster.formats import FORMATS, Transcript
 from cluster.formats.cues import LINE_CHARS, MAX_CUE_MS, MAX_LINES, cues
 
-SRT_CUE = re.compile(
-    r"(\d+)\n(\d\d+:[0-5]\d:[0-5]\d,\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d,\d{3})\n((?:.+\n)+)(?:\n|\Z)"
-)
+SRT_CUE = re.compile(r"(\d+)\n(\d\d+:[0-5]\d:[0-5]\d,\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d,\d{3})\n((?:.+\n)+)(?:\n|\Z)")
 VTT_CUE = re.compile(
     r"(\d\d+:[0-5]\d:[0-5]\d\.\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d\.\d{3})\n"
     r"<v ([^\n<>]+)>((?:[^\n<>]+\n?)+)</v>\n(?:\n|\Z)"
@@ -28,8 +26,7 @@ def spoken(start_ms, end_ms, text, who=0, idx=0):
     parts = text.split()
     step = (end_ms - start_ms) / len(parts)
     words = tuple(
-        Word(round(start_ms + at * step), round(start_ms + (at + 1) * step), part, 0.8)
-        for at, part in enumerate(parts)
+        Word(round(start_ms + at * step), round(start_ms + (at + 1) * step), part, 0.8) for at, part in enumerate(parts)
     )
     return Segment(idx, start_ms, end_ms, who, " ".join(parts), words, None)
 
@@ -90,9 +87,7 @@ def test_srt():
 def test_vtt_has_voices():
     found = vtt_cues(FORMATS["vtt"](transcript(*TALK, names={0: "Ada Lovelace"})))
     assert {name for _, _, name, _ in found} == {"Ada Lovelace", "B", "UNKNOWN"}
-    assert [lines for _, _, _, lines in found] == [
-        lines for _, _, lines in srt_cues(FORMATS["srt"](transcript(*TALK)))
-    ]
+    assert [lines for _, _, _, lines in found] == [lines for _, _, lines in srt_cues(FORMATS["srt"](transcript(*TALK)))]
 
 
 def test_markup_in_words_and_names_stays_text():
@@ -116,9 +111,7 @@ def test_rttm_round_trip():
     rows = [line.split(" ") for line in text.splitlines()]
     assert {tuple(row[:3]) for row in rows} == {("SPEAKER", "a_talk.mp4", "1")}
     assert all(len(row) == 10 and row[5:7] == row[8:] == ["<NA>", "<NA>"] for row in rows)
-    parsed = [
-        (round(float(row[3]) * 1000), round((float(row[3]) + float(row[4])) * 1000), row[7]) for row in rows
-    ]
+    parsed = [(round(float(row[3]) * 1000), round((float(row[3]) + float(row[4])) * 1000), row[7]) for row in rows]
     who = {0: "A", 1: "Jo_Doe", None: "UNKNOWN"}
     assert parsed == [(item.start_ms, item.end_ms, who[item.local_speaker]) for item in TALK]
 

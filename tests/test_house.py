@@ -35,7 +35,7 @@ def test_no_function_is_over_60_lines_and_the_usual_one_is_short():
 def test_everything_is_annotated():
     bare = []
     for path, node, _ in functions():
-        arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         missing = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
         if missing or node.returns is None:
             bare.append(f"{path.name}:{node.name} {missing}")

@@ -44,9 +44,7 @@ def test_a_named_file_is_tried_whatever_its_suffix(archive, monkeypatch):
     assert [file.uri for file in listing.files] == [str(archive / "notes.txt"), str(archive / ".hidden.mp4")]
 
 
-@pytest.mark.parametrize(
-    "name", ["absent.mp4", "", "no/such/*.mp4", "a\0b", "file:///absent.mp4", "http://host/a.mp4"]
-)
+@pytest.mark.parametrize("name", ["absent.mp4", "", "no/such/*.mp4", "a\0b", "file:///absent.mp4", "http://host/a.mp4"])
 def test_a_name_that_leads_nowhere_is_a_usage_error_that_says_it(name):
     with pytest.raises(UsageError) as caught:
         list_inputs([name])

@@ -13,7 +13,15 @@ from tests.corpus_rows import LANES, PRINTS, claimed, computed_row, make_spaces,
 
 
 def counts(conn):
-    tables = ("segments", "local_speakers", "voices", "chunks", "voice_vectors_1", "text_vectors_2", "voice_cache_1")
+    tables = (
+        "segments",
+        "local_speakers",
+        "voices",
+        "chunks",
+        "voice_vectors_1",
+        "text_vectors_2",
+        "voice_cache_1",
+    )
     return {name: conn.execute(f"SELECT count(*) FROM {name}".encode()).fetchone()[0] for name in tables}
 
 
@@ -100,7 +108,7 @@ def test_a_failed_parent_skips_its_children_and_a_retry_brings_them_back(db):
     assert commit_row(db, run_id, row, made) == "failed"
     assert len(report.open_failures(db, report.FailureFilter())) == 1
     assert ledger.pending_rows(db, ledger.Selection([asset_id]), PRINTS, LANES) == ([], 0)
-    ledger.reset_units(db, [asset_id], PRINTS, LANES, done=False, failed=True)
+    ledger.reset_units(db, [asset_id], PRINTS, LANES, done=False)
     [pending], _ = ledger.pending_rows(db, ledger.Selection([asset_id]), PRINTS, LANES)
     assert pending.lanes == LANES
 

@@ -29,7 +29,7 @@ def test_times_are_read_as_people_write_them(text, expected):
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "3w"])
 def test_an_unreadable_time_names_the_flag_and_the_forms(text):
-    with pytest.raises(UsageError, match="--since .*YYYYMMDD"):
+    with pytest.raises(UsageError, match=r"--since .*YYYYMMDD"):
         parse_when(text, NOW, "--since")
 
 

@@ -41,7 +41,11 @@ def test_an_own_profile_extends_the_bundled_one(config, monkeypatch):
     monkeypatch.setenv("RUSHES_TEXT_PROFILE", "own")
     settings = load_settings(config)
     choice = settings.model_choice("text")
-    assert (choice.weights, choice.dimension, choice.engine) == ("path:/models/own", 32, "sentence-transformers")
+    assert (choice.weights, choice.dimension, choice.engine) == (
+        "path:/models/own",
+        32,
+        "sentence-transformers",
+    )
     assert settings.model_choice("voice").profile == "bundled"
 
 
@@ -53,9 +57,9 @@ def test_embedding_profile_sets_the_text_role_only(monkeypatch):
 
 
 def test_what_is_wrong_is_named(config, monkeypatch, tmp_path):
-    with pytest.raises(UsageError, match="unknown profile 'fast'.*bundled, quality, speed"):
+    with pytest.raises(UsageError, match=r"unknown profile 'fast'.*bundled, quality, speed"):
         load_settings(profile="fast")
-    with pytest.raises(UsageError, match="segment_source.*whispr"):
+    with pytest.raises(UsageError, match=r"segment_source.*whispr"):
         load_settings(segment_source="whispr")
     with pytest.raises(UsageError, match="--min-speakers 3 is greater than --max-speakers 2"):
         load_settings(min_speakers=3, max_speakers=2)

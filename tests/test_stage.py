@@ -30,9 +30,7 @@ class Double:
         self.batches.append(ids)
         if self.bad & set(ids):
             raise self.error(f"cannot read {sorted(self.bad & set(ids))}")
-        return with_column(
-            table, "voice_cache_hits", [2 * value for value in table["duration_ms"].to_pylist()]
-        )
+        return with_column(table, "voice_cache_hits", [2 * value for value in table["duration_ms"].to_pylist()])
 
 
 class Texts(Double):
@@ -48,9 +46,7 @@ class Texts(Double):
 
 
 def rows(size, lanes=("speech",), first=10):
-    return rows_table(
-        [{"asset_id": first + row, "duration_ms": row, "lanes": list(lanes)} for row in range(size)]
-    )
+    return rows_table([{"asset_id": first + row, "duration_ms": row, "lanes": list(lanes)} for row in range(size)])
 
 
 def errors(table):
@@ -144,9 +140,7 @@ def test_drops_are_dropped_from_every_row():
 
 
 def test_time_is_booked_on_the_rows_that_were_worked_on():
-    table = with_column(
-        rows(3, lanes=["speech", "texts"]), "lanes", [["speech"], ["texts"], ["speech", "texts"]]
-    )
+    table = with_column(rows(3, lanes=["speech", "texts"]), "lanes", [["speech"], ["texts"], ["speech", "texts"]])
     out = run_stages([Double(), Texts()], table)
     booked = [[entry["stage"] for entry in row or ()] for row in out["timings"].to_pylist()]
     assert booked == [["double"], ["texts"], ["double", "texts"]]

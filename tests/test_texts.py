@@ -60,9 +60,7 @@ def test_chunks_are_vectors_of_their_text_in_one_call(texts):
     assert out.schema.field("chunks").type == COLUMNS["chunks"]
     vectors = np.array([chunk["vector"] for chunk in chunks], np.float32)
     np.testing.assert_allclose(vectors, texts.embed_documents([chunk["text"] for chunk in chunks]), atol=1e-6)
-    assert out["segments"].equals(
-        table(segments("the dog barks at night", "", "taxes are due in april"))["segments"]
-    )
+    assert out["segments"].equals(table(segments("the dog barks at night", "", "taxes are due in april"))["segments"])
 
 
 def test_vectors_are_unit_float32_and_do_not_depend_on_the_batch(texts):

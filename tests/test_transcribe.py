@@ -235,8 +235,7 @@ def test_the_model_sees_floats_cut_from_the_view_and_no_other_asset(monkeypatch)
 def said(words, every_ms=500):
     return Draft(
         words=tuple(
-            {"text": word, "start_ms": n * every_ms, "end_ms": n * every_ms + 200}
-            for n, word in enumerate(words)
+            {"text": word, "start_ms": n * every_ms, "end_ms": n * every_ms + 200} for n, word in enumerate(words)
         )
     )
 

@@ -112,9 +112,7 @@ def test_a_change_without_a_pause_is_found():
     assert set(labels.tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"), [(2, 2, 2), (1, 1, 1), (5, None, 5), (None, 3, 3), (4, 4, 4)]
-)
+@pytest.mark.parametrize(("low", "high", "expected"), [(2, 2, 2), (1, 1, 1), (5, None, 5), (None, 3, 3), (4, 4, 4)])
 def test_bounds_are_kept(low, high, expected):
     vectors, frames = conversation([0, 1, 2, 3, 0, 1, 2, 3])
     assert len(set(assign_speakers(vectors, frames, low, high).tolist())) == expected

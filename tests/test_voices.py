@@ -116,9 +116,7 @@ def test_every_segment_has_a_vector_or_a_reason(call):
     reasons = [voice["skip_reason"] for voice in voices]
     assert reasons == [None, "too_short", "silent", None, "too_short", "too_short", None]
     assert [voice["vector"] is None for voice in voices] == [reason is not None for reason in reasons]
-    assert all(
-        np.linalg.norm(voice["vector"]) == pytest.approx(1, abs=1e-5) for voice in voices if voice["vector"]
-    )
+    assert all(np.linalg.norm(voice["vector"]) == pytest.approx(1, abs=1e-5) for voice in voices if voice["vector"])
     assert all(0 <= voice["start_sample"] <= voice["end_sample"] <= len(audio) for voice in voices)
     assert voices[3]["end_sample"] == len(audio)
     assert voices[0]["vector"] == voices[6]["vector"]

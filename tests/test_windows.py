@@ -40,9 +40,7 @@ def test_every_moment_of_speech_lies_in_one_window_of_allowed_length(asset, limi
     assert all(0 <= piece.start_ms < piece.end_ms <= audio_ms for piece in pieces)
     assert all(a.end_ms <= b.start_ms for a, b in pairwise(pieces))
     for region in speech:
-        inside = sum(
-            max(0, min(p.end_ms, region["end_ms"]) - max(p.start_ms, region["start_ms"])) for p in pieces
-        )
+        inside = sum(max(0, min(p.end_ms, region["end_ms"]) - max(p.start_ms, region["start_ms"])) for p in pieces)
         assert inside == region["end_ms"] - region["start_ms"]
     assert sum(w.speech_ms for w in windows) == sum(r["end_ms"] - r["start_ms"] for r in speech)
     assert 0 <= window_fill(windows) <= limit_s * 1000 / MODEL_WINDOW_MS
@@ -59,9 +57,7 @@ def test_the_way_back_is_monotone_and_stays_in_the_asset(asset):
         assert times[0] >= before
         assert times[-1] <= audio_ms
         before = times[-1]
-        assert all(
-            window.to_asset(end) - window.to_asset(start) == end - start for start, end in window.speech
-        )
+        assert all(window.to_asset(end) - window.to_asset(start) == end - start for start, end in window.speech)
         for piece in window.pieces:
             assert window.to_asset(piece.at_ms) == piece.start_ms
 

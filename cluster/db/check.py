@@ -63,7 +63,8 @@ def _check_space(conn: psycopg.Connection[Any], space: Space) -> dict[str, int]:
     norm = sql.SQL("vector_norm" if space.storage == "vector" else "l2_norm")
     checks = {"voice": _VOICE_CHECKS, "text": _TEXT_CHECKS}.get(space.kind, {})
     found = {
-        f"space {space.space_id}: {name}": _count(conn, sql.SQL(query).format(**parts)) for name, query in checks.items()
+        f"space {space.space_id}: {name}": _count(conn, sql.SQL(query).format(**parts))
+        for name, query in checks.items()
     }
     found[f"space {space.space_id}: vectors that are not of unit length"] = _count(
         conn, sql.SQL(_NORMS).format(norm=norm, **parts)

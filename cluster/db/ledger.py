@@ -36,7 +36,8 @@ def ensure_units(
         conn.execute(
             "INSERT INTO units (asset_id, lane, fingerprint, state, reason)"
             " SELECT asset_id, %(lane)s, %(print)s,"
-            "   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN audio_stream IS NULL THEN 'skipped' ELSE 'pending' END,"
+            "   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN audio_stream IS NULL THEN 'skipped'"
+            "   ELSE 'pending' END,"
             "   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN audio_stream IS NULL THEN %(no_audio)s END"
             " FROM assets WHERE asset_id = ANY(%(ids)s) ORDER BY asset_id ON CONFLICT DO NOTHING",
             {
@@ -57,18 +58,17 @@ def reset_units(
     lanes: Sequence[str],
     *,
     done: bool,
-    failed: bool,
 ) -> int:
-    """Put done (`--force`) or failed (`--retry-failed`) units back to pending; returns how many.
+    """Put failed (`--retry-failed`), with `done` also finished (`--force`), units back to pending.
 
     Skipped children of a failed parent come back with it; an asset without sound stays skipped.
     """
-    states = (["done", "failed"] if done else []) + (["failed"] if failed else [])
+    states = ["failed", "done"] if done else ["failed"]
     rows = conn.execute(
         "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL"
         " WHERE asset_id = ANY(%s) AND lane = ANY(%s) AND fingerprint = ANY(%s)"
-        " AND (state = ANY(%s) OR (%s AND state = 'skipped' AND reason = %s))",
-        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, failed, PARENT_FAILED),
+        " AND (state = ANY(%s) OR (state = 'skipped' AND reason = %s))",
+        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, PARENT_FAILED),
     )
     return rows.rowcount
 
@@ -91,7 +91,8 @@ SELECT a.asset_id, a.sha256, (SELECT min(s.uri) FROM sources s WHERE s.asset_id 
        array_agg(u.lane) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s)),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
 FROM units u JOIN assets a USING (asset_id)
-WHERE u.asset_id = ANY(%(ids)s) AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
+WHERE u.asset_id = ANY(%(ids)s)
+  AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
 GROUP BY a.asset_id
@@ -136,7 +137,11 @@ def runnable_lanes(wanted: Sequence[str], done: Sequence[str]) -> tuple[str, ...
 
 
 def claim_units(
-    conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, lanes: Sequence[str], prints: Mapping[str, str]
+    conn: psycopg.Connection[Any],
+    run_id: UUID,
+    asset_id: int,
+    lanes: Sequence[str],
+    prints: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Take the asset's pending units for the run; units another run holds are left out."""
     rows = conn.execute(
@@ -170,7 +175,11 @@ def read_segments(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str
 
 
 def fail_units(
-    conn: psycopg.Connection[Any], asset_id: int, prints: Mapping[str, str], failed: Sequence[str], message: str
+    conn: psycopg.Connection[Any],
+    asset_id: int,
+    prints: Mapping[str, str],
+    failed: Sequence[str],
+    message: str,
 ) -> None:
     """The lanes in `failed` end as failed, their children as skipped."""
     for state, lanes, reason in (

@@ -79,7 +79,12 @@ def add_asset(conn: psycopg.Connection[Any], asset: NewAsset) -> int:
 
 
 def add_source(
-    conn: psycopg.Connection[Any], uri: str, asset_id: int, byte_size: int, mtime_ns: int | None, etag: str | None
+    conn: psycopg.Connection[Any],
+    uri: str,
+    asset_id: int,
+    byte_size: int,
+    mtime_ns: int | None,
+    etag: str | None,
 ) -> None:
     """Record that `uri` leads to the asset now."""
     conn.execute(
@@ -128,7 +133,8 @@ def uris_of(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[int
     """asset id -> its sources, sorted."""
     found: dict[int, list[str]] = {}
     rows = conn.execute(
-        "SELECT asset_id, uri FROM sources WHERE asset_id = ANY(%s) ORDER BY asset_id, uri", (list(asset_ids),)
+        "SELECT asset_id, uri FROM sources WHERE asset_id = ANY(%s) ORDER BY asset_id, uri",
+        (list(asset_ids),),
     )
     for asset_id, uri in rows:
         found.setdefault(asset_id, []).append(uri)

@@ -22,9 +22,7 @@ from cluster.lanes import PARENT, children
 Row = Mapping[str, Any]
 
 
-def commit_row(
-    conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Mapping[str, Space]
-) -> str:
+def commit_row(conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Mapping[str, Space]) -> str:
     """Write the row's lanes and settle its units; returns the outcome.
 
     `done`: every lane committed; `failed`: at least one lane did not; `fenced`: a newer generation
@@ -150,11 +148,18 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
     space, asset_id = spaces["voice"], row["asset_id"]
     _check_paired(row, "voices")
     conn.execute(
-        "DELETE FROM voices v USING segments s WHERE s.segment_id = v.segment_id AND s.asset_id = %s AND v.space_id = %s",
+        "DELETE FROM voices v USING segments s"
+        " WHERE s.segment_id = v.segment_id AND s.asset_id = %s AND v.space_id = %s",
         (asset_id, space.space_id),
     )
     _delete_vectors(conn, space, "segments", asset_id)
-    columns = {"idx": "int4", "start_sample": "int8", "end_sample": "int8", "skip_reason": "text", "embedding": "vector"}
+    columns = {
+        "idx": "int4",
+        "start_sample": "int8",
+        "end_sample": "int8",
+        "skip_reason": "text",
+        "embedding": "vector",
+    }
     stage_rows(conn, "stage_voices", columns, _voices(row["voices"]))
     conn.execute(
         "INSERT INTO voices (segment_id, space_id, skip_reason) SELECT s.segment_id, %s, v.skip_reason"

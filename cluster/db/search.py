@@ -57,9 +57,7 @@ def search_chunks(
     vector_ranks = {chunk_id: rank for rank, chunk_id in enumerate(near, 1)}
     text_ranks = {chunk_id: rank for rank, chunk_id in enumerate(worded, 1)}
     rows = _read(conn, best)
-    return [
-        Hit(*rows[i], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i)) for i in best if i in rows
-    ]
+    return [Hit(*rows[i], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i)) for i in best if i in rows]
 
 
 def _nearest(

@@ -53,9 +53,7 @@ def _space(row: tuple[Any, ...]) -> Space:
     return Space(*row[:-1], ModelChoice.from_dict(row[-1]))
 
 
-def ensure_space(
-    conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any]
-) -> Space:
+def ensure_space(conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any]) -> Space:
     """The space of this model and preprocessing, made with its tables when it is new."""
     config_hash = digest([kind, choice.dimension, dict(identity)])
     found = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, config_hash)).fetchone()
@@ -68,7 +66,11 @@ def ensure_space(
 
 
 def _create(
-    conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any], config_hash: str
+    conn: psycopg.Connection[Any],
+    kind: str,
+    choice: ModelChoice,
+    identity: Mapping[str, Any],
+    config_hash: str,
 ) -> Space:
     if choice.dimension is None:
         raise ValueError(f"profile {choice.profile} gives the {choice.role} role no dimension")
@@ -90,15 +92,16 @@ def _create(
 def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: str) -> None:
     owner, parent = _OWNER[kind]
     conn.execute(
-        sql.SQL("CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)").format(
-            sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), sql.SQL(vector)
-        )
+        sql.SQL(
+            "CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)"
+        ).format(sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), sql.SQL(vector))
     )
     if kind == "voice":
         conn.execute(
             sql.SQL(
-                "CREATE TABLE {} (audio_sha256 bytea NOT NULL, start_sample bigint NOT NULL, end_sample bigint NOT NULL,"
-                " embedding {} NOT NULL, PRIMARY KEY (audio_sha256, start_sample, end_sample))"
+                "CREATE TABLE {} (audio_sha256 bytea NOT NULL, start_sample bigint NOT NULL,"
+                " end_sample bigint NOT NULL, embedding {} NOT NULL,"
+                " PRIMARY KEY (audio_sha256, start_sample, end_sample))"
             ).format(sql.Identifier(f"voice_cache_{space_id}"), sql.SQL(vector))
         )
 

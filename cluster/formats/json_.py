@@ -33,8 +33,7 @@ def _segment(transcript: Transcript, segment: Segment) -> dict[str, Any]:
         "speaker": transcript.speaker_name(segment.local_speaker),
         "confidence": _confidence(segment),
         "words": [
-            {**word, "text": word["text"].strip(), "probability": round(word["probability"], 4)}
-            for word in words
+            {**word, "text": word["text"].strip(), "probability": round(word["probability"], 4)} for word in words
         ],
     }
 

@@ -45,9 +45,7 @@ class Listing:
     unreadable: list[tuple[str, str]]
 
 
-def list_inputs(
-    inputs: Sequence[str], list_files: Sequence[str] = (), stdin: TextIO | None = None
-) -> Listing:
+def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: TextIO | None = None) -> Listing:
     """Every file that `inputs` and the lines of `list_files` name.
 
     An input is a file (tried whatever its suffix), a folder (recursive, media suffixes only, hidden
@@ -165,9 +163,7 @@ class _Collector:
         try:
             info = filesystem.get_file_info(path)
             inside = (
-                filesystem.get_file_info(FileSelector(path, recursive=True))
-                if info.type == FileType.Directory
-                else []
+                filesystem.get_file_info(FileSelector(path, recursive=True)) if info.type == FileType.Directory else []
             )
         except OSError as error:
             raise RushesError(f"{uri}: {error}") from error

@@ -87,8 +87,7 @@ def local_path(uri: str, sha256: str, cache_dir: Path) -> Path:
     fetched = fetch(uri, cache_dir)
     if fetched.sha256 != sha256:
         raise BadMediaError(
-            f"{uri} changed since it was registered (was {sha256[:12]}, is {fetched.sha256[:12]}): "
-            "ingest it again"
+            f"{uri} changed since it was registered (was {sha256[:12]}, is {fetched.sha256[:12]}): ingest it again"
         )
     return fetched.path
 

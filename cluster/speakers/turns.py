@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import linkage
-from scipy.signal import find_peaks
 
 FRAME_MS = 200
 WINDOW_MS = 1600
@@ -86,9 +84,7 @@ def cut_frames(regions_ms: Sequence[tuple[int, int]], duration_ms: int) -> Frame
         np.linspace(start, end, count + 1).round().astype(np.int64)
         for (start, end), count in zip(bounds, counts, strict=True)
     ]
-    edges = np.concatenate(
-        [np.empty((0, 2), np.int64), *(np.stack([mark[:-1], mark[1:]], axis=1) for mark in marks)]
-    )
+    edges = np.concatenate([np.empty((0, 2), np.int64), *(np.stack([mark[:-1], mark[1:]], axis=1) for mark in marks)])
     region = np.repeat(np.arange(len(bounds)), counts)
     fresh = np.append(True, bounds[1:, 0] - bounds[:-1, 1] >= ISLAND_PAUSE_MS)[: len(bounds)]
     island = (np.cumsum(fresh) - 1)[region]
@@ -110,6 +106,8 @@ def change_points(vectors: Vectors, island: Labels) -> Labels:
     The distance between the windows half a window before and after a frame peaks where the voice
     changes.
     """
+    from scipy.signal import find_peaks
+
     frames = np.arange(len(vectors))
     starts = np.flatnonzero(np.diff(island, prepend=-1))
     place = np.searchsorted(starts, frames, "right")
@@ -200,9 +198,7 @@ def _distinct(centroids: Vectors, sizes: Labels) -> bool:
     return not np.triu(centroids @ centroids.T > limit, 1).any()
 
 
-def _viterbi(
-    vectors: Vectors, centroids: Vectors, costs: NDArray[np.float64]
-) -> tuple[Labels, NDArray[np.float64]]:
+def _viterbi(vectors: Vectors, centroids: Vectors, costs: NDArray[np.float64]) -> tuple[Labels, NDArray[np.float64]]:
     """The best path of every start: labels (starts, frames) and scores (starts,).
 
     A path scores the cosine of every frame to its speaker's centroid less the cost of every change.
@@ -231,6 +227,8 @@ def _centroids(vectors: Vectors, path: Labels, old: Vectors) -> Vectors:
 
 
 def _tree(vectors: Vectors, begins: Labels) -> _Tree:
+    from scipy.cluster.hierarchy import linkage
+
     ends = np.append(begins[1:], len(vectors))
     lengths = ends - begins
     longest = np.argsort(-lengths, kind="stable")[:LINKED_TURNS]

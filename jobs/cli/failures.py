@@ -51,8 +51,8 @@ def show_failure(
         return
     for row in rows:
         typer.echo(
-            f"{summary_time(row['at'])} run {(row['run_id'] or '-')[:8]} {row['lane']} {row['failure']} in {row['stage']}"
-            f" (attempt {row['attempt']}): {row['message']}"
+            f"{summary_time(row['at'])} run {(row['run_id'] or '-')[:8]} {row['lane']}"
+            f" {row['failure']} in {row['stage']} (attempt {row['attempt']}): {row['message']}"
         )
     if not rows:
         typer.echo("this asset never failed")

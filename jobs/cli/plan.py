@@ -37,7 +37,11 @@ def plan(
     if hours is not None:
         work = Work(hours * 3600, max(1, round(hours)))
     made = make_plan(
-        work, [this_node(settings)], chain_names(settings, wanted), runner=settings.runner, max_connections=int(row[0])
+        work,
+        [this_node(settings)],
+        chain_names(settings, wanted),
+        runner=settings.runner,
+        max_connections=int(row[0]),
     )
     if as_json:
         print_json(asdict(made))

@@ -37,7 +37,11 @@ class LineReporter:
         from cluster.plan import explain
 
         self._begun, self._work_s = time.monotonic(), work.media_s
-        lines = explain(plan, work) if self._verbose else [f"{work.assets} assets, {duration(work.media_s)} of media; loading models"]
+        lines = (
+            explain(plan, work)
+            if self._verbose
+            else [f"{work.assets} assets, {duration(work.media_s)} of media; loading models"]
+        )
         for line in lines:
             self._say(line)
 

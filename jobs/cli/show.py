@@ -38,7 +38,12 @@ def asset_lines(row: dict[str, Any]) -> list[str]:
     from jobs.cli.status import asset_row
 
     sha, _, length, lanes, what = asset_row(row)
-    return [f"{sha} {row['media_kind'] or 'unreadable'} {length}", *(f"  {uri}" for uri in row["uris"]), f"  {lanes}", f"  {what}"]
+    return [
+        f"{sha} {row['media_kind'] or 'unreadable'} {length}",
+        *(f"  {uri}" for uri in row["uris"]),
+        f"  {lanes}",
+        f"  {what}",
+    ]
 
 
 def transcript_lines(segments: list[dict[str, Any]]) -> list[str]:

@@ -71,7 +71,7 @@ def asset_row(row: dict[str, Any]) -> list[Any]:
     lanes = " ".join(f"{lane}:{state}" for lane, state in sorted((row["lanes"] or {}).items()))
     what = row["reason"] or ""
     if row["speakers"]:
-        what = describe_counts({speaker: count for speaker, count in row["speakers"]})
+        what = describe_counts(dict(row["speakers"]))
     elif not what and (row["lanes"] or {}).get("speech") == "done":
         what = "no speech"
     return [row["sha256"][:8], short_uri(uris[0]) + more, length, lanes, what]
@@ -94,7 +94,9 @@ def _run_line(found: dict[str, Any]) -> str:
     units = ", ".join(f"{count} {state}" for state, count in sorted(found["units"].items()))
     summary = found["summary"] or {}
     rate = f" · {summary['hours_per_hour']} h/h · {summary['ok']} ok · {summary['failed']} failed" if summary else ""
-    return f"run {found['run_id'][:8]} {found['state']}: {found['planned']} assets planned; units: {units or 'none'}{rate}"
+    return (
+        f"run {found['run_id'][:8]} {found['state']}: {found['planned']} assets planned; units: {units or 'none'}{rate}"
+    )
 
 
 def _run_row(row: dict[str, Any]) -> list[Any]:
