@@ -159,7 +159,7 @@ def _buckets(samples: int) -> int:
 
 def _floats(waveform: NDArray[Any]) -> NDArray[np.float32]:
     if waveform.dtype == np.int16:
-        return waveform.astype(np.float32) / 32768
+        return waveform.astype(np.float32) / np.float32(32768)
     return waveform.astype(np.float32, copy=False)
 
 

@@ -155,8 +155,10 @@ def _stackable(pipeline: Any) -> bool:
     from pyannote.audio.pipelines import SpeakerDiarization
 
     model = getattr(getattr(pipeline, "_embedding", None), "model_", None)
-    known = isinstance(pipeline, SpeakerDiarization) and isinstance(model, BaseWeSpeakerResNet)
-    return known and not model.resnet.two_emb_layer
+    if not (isinstance(pipeline, SpeakerDiarization) and isinstance(model, BaseWeSpeakerResNet)):
+        return False
+    resnet: Any = model.resnet
+    return not resnet.two_emb_layer
 
 
 def _numbered(annotation: Any, duration_ms: int) -> list[tuple[int, int, int]]:
@@ -210,7 +212,7 @@ def _by_bucket(waveforms: Sequence[NDArray[Any]]) -> dict[int, list[int]]:
 def _tiled(waveform: NDArray[Any], length: int) -> NDArray[np.float32]:
     spare = max(0, len(waveform) - length) // 2
     samples = waveform[spare : spare + length].astype(np.float32)
-    return np.resize(samples / 32768 if waveform.dtype == np.int16 else samples, length)
+    return np.resize(samples / np.float32(32768) if waveform.dtype == np.int16 else samples, length)
 
 
 def _filled(rows: list[int], size: int) -> list[int]:

@@ -166,7 +166,7 @@ class Transcribe:
         second, _ = self._batch(audio, batch[half:], info.language)
         return first + second, info
 
-    def _call(self, audio: Any, batch: Sequence[Window], language: str | None) -> tuple[list[list[Any]], Any]:
+    def _call(self, audio: Any, batch: Sequence[Window], language: str | None) -> tuple[list[Draft], Any]:
         """One model call. Each window starts on a multiple of 30 s: there the pipeline, which counts
         in samples and in frames of 10 ms, rounds nothing, and `seek` names the window.
         """
@@ -363,7 +363,7 @@ def _preload_cublas() -> None:
         spec = importlib.util.find_spec("nvidia.cublas")
     except ModuleNotFoundError:
         spec = None
-    folders = [Path(folder) / "lib" for folder in (spec and spec.submodule_search_locations) or ()]
+    folders = [Path(folder) / "lib" for folder in (spec.submodule_search_locations if spec else None) or ()]
     names = ["libcublasLt.so.12", "libcublas.so.12"]
     found = [folder / name for folder in folders for name in names if (folder / name).exists()]
     try:

@@ -99,6 +99,7 @@ def errors(reference: list[Turn], hypothesis: list[Turn], seconds: float) -> dic
     metric = DiarizationErrorRate(collar=0, skip_overlap=False)
     whole = Timeline([Segment(0, seconds)])
     parts = metric(annotation(reference), annotation(hypothesis), uem=whole, detailed=True)
+    assert isinstance(parts, dict)
     names = {"missed": "missed detection", "false_alarm": "false alarm", "confusion": "confusion"}
     shares = {name: round(100 * float(parts[key] / parts["total"]), 1) for name, key in names.items()}
     return {"der": round(100 * float(parts["diarization error rate"]), 1), **shares}
@@ -139,7 +140,7 @@ def speaker_clips() -> dict[str, list[Audio]]:
         audio, _ = soundfile.read(path, dtype="int16")
         regions = activity.regions(audio)
         spoken = audio[regions[0]["start_ms"] * 16 : regions[-1]["end_ms"] * 16]
-        clips.setdefault(path.name.split("-")[0], []).append(spoken)
+        clips.setdefault(path.name.split("-")[0], []).append(spoken.astype(np.int16, copy=False))
     return clips
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-MAX_SEGMENT_MS = 30_000
+MAX_SEGMENT_MS = 15_000
 MAX_PAUSE_MS = 1_500
 STRAY_GAP_MS = 1_000
 # The clocks of recogniser and diarizer differ a little: a word this near to a turn is part of it.

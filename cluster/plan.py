@@ -32,7 +32,7 @@ class Rates:
     hear_gib: float = 0.7
     speak_gib: float = 1.8
     load_s: float = 8.0
-    fused_x_realtime: float = 20.0
+    fused_x_realtime: float = 13.0
     hear_share_of_work: float = 0.8
     hear_gpu_share: float = 0.45
     speak_gpu_share: float = 0.45

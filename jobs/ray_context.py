@@ -78,6 +78,7 @@ def set_data_context(longest_unit_s: float) -> None:
     # Rows are never merged or split: a row is a unit of work.
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.print_on_execution_start = False
 
 

@@ -36,8 +36,9 @@ class JobSpec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`."""
-        values = json.loads(text)
-        return cls(**{**values, "lanes": tuple(values["lanes"])})
+        values: dict[str, Any] = json.loads(text)
+        values["lanes"] = tuple(values["lanes"])
+        return cls(**values)
 
 
 def settings_to_dict(settings: Settings) -> dict[str, Any]:

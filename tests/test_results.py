@@ -190,3 +190,15 @@ def test_half_precision_spaces_take_the_same_rows(db):
     row = computed_row(asset_id, claimed(db, run_id, asset_id), dimension=512)
     assert commit_row(db, run_id, row, made) == "done"
     assert not any(check_corpus(db).values())
+
+
+@pytest.mark.parametrize(("dimension", "storage"), [(16, "vector"), (512, "halfvec")])
+def test_a_large_space_gets_its_index_and_a_small_one_does_not(db, monkeypatch, dimension, storage):
+    made, run_id, asset_id = make_spaces(db, dimension), new_run(db), new_asset(db, "a.wav")
+    commit_row(db, run_id, computed_row(asset_id, claimed(db, run_id, asset_id), dimension=dimension), made)
+    assert not spaces.ensure_index(db, made["text"])
+    monkeypatch.setattr(spaces, "INDEX_FROM_ROWS", 1)
+    assert spaces.ensure_index(db, made["text"])
+    assert spaces.ensure_index(db, made["text"])
+    row = db.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'text_vectors_2_hnsw'").fetchone()
+    assert f"{storage}_cosine_ops" in row[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from cluster.db.spaces import Space, list_spaces
 
-_CHECKS = {
+_CHECKS: dict[str, LiteralString] = {
     "done speech units whose segment count differs from the recorded outputs": """
         SELECT count(*) FROM units u WHERE lane = 'speech' AND state = 'done'
         AND outputs <> (SELECT count(*) FROM segments s WHERE s.asset_id = u.asset_id)""",
@@ -28,7 +28,7 @@ _CHECKS = {
         SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT indisvalid AND n.nspname = current_schema()""",
 }
-_VOICE_CHECKS = {
+_VOICE_CHECKS: dict[str, LiteralString] = {
     "segments of done assets without a voice or a skip reason": """
         SELECT count(*) FROM units u JOIN segments s USING (asset_id) WHERE u.lane = 'voices' AND u.state = 'done'
         AND u.detail->>'space_id' = {space}::text
@@ -37,7 +37,7 @@ _VOICE_CHECKS = {
         SELECT count(*) FROM voices v LEFT JOIN {table} e USING (segment_id) WHERE v.space_id = {space}
         AND (e.segment_id IS NULL) <> (v.skip_reason IS NOT NULL)""",
 }
-_TEXT_CHECKS = {
+_TEXT_CHECKS: dict[str, LiteralString] = {
     "worded segments of done assets outside every chunk": """
         SELECT count(*) FROM units u JOIN segments s USING (asset_id) WHERE u.lane = 'texts' AND u.state = 'done'
         AND u.detail->>'space_id' = {space}::text AND s.text <> ''
@@ -72,6 +72,6 @@ def _check_space(conn: psycopg.Connection[Any], space: Space) -> dict[str, int]:
     return found
 
 
-def _count(conn: psycopg.Connection[Any], query: sql.Composable) -> int:
+def _count(conn: psycopg.Connection[Any], query: sql.SQL | sql.Composed) -> int:
     row = conn.execute(query).fetchone()
     return row[0] if row else 0

@@ -7,14 +7,14 @@ orders deadlock; so rows always travel in binary and are always inserted in key 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 
 def stage_rows(
-    conn: psycopg.Connection[Any], name: str, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]
+    conn: psycopg.Connection[Any], name: str, columns: Mapping[str, LiteralString], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Fill the temporary table `name` (column -> SQL type) with `rows`; emptied at commit.
 

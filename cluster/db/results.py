@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import numpy as np
@@ -124,7 +124,7 @@ def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
     )
 
 
-_SEGMENT_COLUMNS = {
+_SEGMENT_COLUMNS: dict[str, LiteralString] = {
     "asset_id": "bigint",
     "idx": "int4",
     "start_ms": "int4",
@@ -153,7 +153,7 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
         (asset_id, space.space_id),
     )
     _delete_vectors(conn, space, "segments", asset_id)
-    columns = {
+    columns: dict[str, LiteralString] = {
         "idx": "int4",
         "start_sample": "int8",
         "end_sample": "int8",
@@ -216,7 +216,8 @@ def _write_texts(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, S
     space, asset_id = spaces["text"], row["asset_id"]
     conn.execute("DELETE FROM chunks WHERE asset_id = %s AND space_id = %s", (asset_id, space.space_id))
     names = ("idx", "first_segment", "last_segment", "start_ms", "end_ms", "text")
-    columns = {**dict.fromkeys(names[:-1], "int4"), "text": "text", "embedding": "vector"}
+    columns: dict[str, LiteralString] = dict.fromkeys(names[:-1], "int4")
+    columns |= {"text": "text", "embedding": "vector"}
     stage_rows(
         conn,
         "stage_chunks",

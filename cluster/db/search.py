@@ -93,7 +93,7 @@ def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_id:
     return [row[0] for row in rows]
 
 
-def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, tuple[int, str, str, int, int, str]]:
     rows = conn.execute(
         "SELECT c.chunk_id, c.asset_id, encode(a.sha256, 'hex'),"
         " (SELECT min(s.uri) FROM sources s WHERE s.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text"

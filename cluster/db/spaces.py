@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psycopg
@@ -35,7 +35,7 @@ class Space:
     profile: str
     model: str
     dimension: int
-    storage: str
+    storage: Literal["vector", "halfvec"]
     table_name: str
     is_active: bool
     choice: ModelChoice
@@ -50,7 +50,7 @@ _SELECT = "SELECT space_id, kind, profile, model, dimension, storage, table_name
 
 
 def _space(row: tuple[Any, ...]) -> Space:
-    return Space(*row[:-1], ModelChoice.from_dict(row[-1]))
+    return Space(*row[:-1], choice=ModelChoice.from_dict(row[-1]))
 
 
 def ensure_space(conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any]) -> Space:
@@ -85,16 +85,17 @@ def _create(
     assert row is not None
     table = f"{kind}_vectors_{row[0]}"
     conn.execute("UPDATE spaces SET table_name = %s WHERE space_id = %s", (table, row[0]))
-    _create_tables(conn, row[0], kind, table, f"{storage}({choice.dimension})")
+    vector = sql.SQL("{}({})").format(sql.SQL(storage), sql.Literal(choice.dimension))
+    _create_tables(conn, row[0], kind, table, vector)
     return get_space(conn, row[0])
 
 
-def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: str) -> None:
+def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: sql.Composed) -> None:
     owner, parent = _OWNER[kind]
     conn.execute(
         sql.SQL(
             "CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)"
-        ).format(sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), sql.SQL(vector))
+        ).format(sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), vector)
     )
     if kind == "voice":
         conn.execute(
@@ -102,7 +103,7 @@ def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, tabl
                 "CREATE TABLE {} (audio_sha256 bytea NOT NULL, start_sample bigint NOT NULL,"
                 " end_sample bigint NOT NULL, embedding {} NOT NULL,"
                 " PRIMARY KEY (audio_sha256, start_sample, end_sample))"
-            ).format(sql.Identifier(f"voice_cache_{space_id}"), sql.SQL(vector))
+            ).format(sql.Identifier(f"voice_cache_{space_id}"), vector)
         )
 
 
@@ -167,8 +168,8 @@ def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
     with conn.transaction():
         conn.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(f"{memory_mib}MB")))
         conn.execute(
-            sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (embedding {})").format(
-                sql.Identifier(name), sql.Identifier(space.table_name), sql.SQL(f"{space.storage}_cosine_ops")
+            sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (embedding {}_cosine_ops)").format(
+                sql.Identifier(name), sql.Identifier(space.table_name), sql.SQL(space.storage)
             )
         )
     conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(space.table_name)))

@@ -171,7 +171,7 @@ def _frames(container: InputContainer, track: AudioStream, damage: _Damage) -> I
 
     for packet in _packets(container, track, damage):
         try:
-            yield from packet.decode()
+            yield from track.decode(packet)
         except EOFError:
             return
         except FFmpegError as error:

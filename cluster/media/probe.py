@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import BadMediaError
 
@@ -106,7 +106,8 @@ def translated(error: FFmpegError, path: str) -> Exception:
 def reason(error: FFmpegError) -> str:
     """FFmpeg's words for an error, with the last line of its log when there is one."""
     words = error.strerror or "unknown error"
-    return f"{words} ({error.log[2].strip()})" if error.log and error.log[2].strip() else words
+    log: Any = error.log  # (level, library, message); PyAV's stub gives the pair of another call
+    return f"{words} ({log[2].strip()})" if log and log[2].strip() else words
 
 
 def recorded_at(

@@ -112,16 +112,14 @@ def _options(**flags: Any) -> Any:
     from jobs.ingest import IngestOptions
 
     now = datetime.now(UTC)
-    return IngestOptions(
-        **{
-            **flags,
-            "stdin": sys.stdin if "-" in flags["inputs"] else None,
-            "lanes": parse_lanes(flags["lanes"]),
-            "since": parse_when(flags["since"], now, "--since"),
-            "until": parse_when(flags["until"], now, "--until"),
-            "max_failures": parse_failure_limit(flags["max_failures"]),
-        }
-    )
+    parsed: dict[str, Any] = {
+        "stdin": sys.stdin if "-" in flags["inputs"] else None,
+        "lanes": parse_lanes(flags["lanes"]),
+        "since": parse_when(flags["since"], now, "--since"),
+        "until": parse_when(flags["until"], now, "--until"),
+        "max_failures": parse_failure_limit(flags["max_failures"]),
+    }
+    return IngestOptions(**(flags | parsed))
 
 
 def _run(settings: Any, options: Any, *, quiet: bool, verbose: bool, as_json: bool) -> None:

@@ -68,13 +68,20 @@ def asset_row(row: dict[str, Any]) -> list[Any]:
     uris = row["uris"] or ["?"]
     more = f" (+{len(uris) - 1} same)" if len(uris) > 1 else ""
     length = duration(row["duration_ms"] / 1000) if row["duration_ms"] is not None else "?"
-    lanes = " ".join(f"{lane}:{state}" for lane, state in sorted((row["lanes"] or {}).items()))
+    lanes = lane_states(row["lanes"] or {})
     what = row["reason"] or ""
     if row["speakers"]:
         what = describe_counts(dict(row["speakers"]))
     elif not what and (row["lanes"] or {}).get("speech") == "done":
         what = "no speech"
     return [row["sha256"][:8], short_uri(uris[0]) + more, length, lanes, what]
+
+
+def lane_states(lanes: dict[str, str]) -> str:
+    """`done` when every lane is, `failed` when speech is; else lane by lane."""
+    if len(set(lanes.values())) == 1 or lanes.get("speech") == "failed":
+        return lanes["speech"] if "speech" in lanes else next(iter(lanes.values()))
+    return " ".join(f"{lane}:{state}" for lane, state in sorted(lanes.items()))
 
 
 def _run(conn: Any, prefix: str | None) -> dict[str, Any]:

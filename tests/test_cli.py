@@ -1,0 +1,108 @@
+"""The commands as a person runs them: words, exit codes, no traceback for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_ingest import corpus_url, ingested, media  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+
+
+def rushes(*words, url=None, **env):
+    variables = {**os.environ, **env, **({"RUSHES_DATABASE_URL": url} if url else {})}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli.main", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=variables,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ingest", "/no/such/place"], 2, "/no/such/place"),
+        (["ingest", "--lanes", "smell"], 2, "unknown lane 'smell'"),
+        (["ingest", "--profile", "fast"], 2, "unknown profile 'fast'"),
+        (["ingest", "--force", "--only-missing"], 2, "exclude each other"),
+        (["ingest", "--max-failures", "some"], 2, "--max-failures"),
+        (["ingest", "--limit", "0"], 2, "limit"),
+        (["nonsense"], 2, "nonsense"),
+        (["search", " "], 2, "nothing to search for"),
+        (["export", "x", "-f", "doc"], 2, "unknown format 'doc'"),
+        (["export", "x", "-f", "srt,vtt"], 2, "add -o DIR"),
+        (["show", "nothing.wav"], 2, "no asset matches 'nothing.wav'"),
+        (["status", "ffff"], 2, "no run begins with 'ffff'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(words, code, message, db_url):
+    done = rushes(*words, url=db_url)
+    assert done.returncode == code
+    assert message in done.stderr
+
+
+def test_an_unreachable_database_is_named_without_its_password():
+    done = rushes("status", url="postgresql://me:hidden@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert "127.0.0.1" in done.stderr
+    assert "hidden" not in done.stderr
+
+
+def test_a_missing_schema_says_how_to_get_it(server_url):
+    import psycopg
+
+    from tests.conftest import database_url
+
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE bare_one")
+    url = database_url(server_url, "bare_one")
+    assert "rushes db migrate" in rushes("status", url=url).stderr
+    assert "applied 0001" in rushes("db", "migrate", url=url).stdout
+    assert "up to date" in rushes("db", "migrate", url=url).stdout
+    assert rushes("db", "check", url=url).returncode == 0
+    assert "nothing failed" in rushes("failures", "list", url=url).stdout
+
+
+def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):  # noqa: F811
+    status = rushes("status", url=corpus_url).stdout
+    assert "call.wav (+1 same)" in status
+    assert "text space 2: bundled, 384-d, active" in status
+    assert json.loads(rushes("status", "--json", url=corpus_url).stdout)["totals"]["sources"] == 6
+    run_id = json.loads(rushes("status", "--json", url=corpus_url).stdout)["runs"][0]["run_id"]
+    assert "partial: 4 assets planned" in rushes("status", run_id[:8], url=corpus_url).stdout
+    shown = rushes("show", str(media / "call.wav"), url=corpus_url).stdout
+    assert "A: " in shown
+    failures = json.loads(rushes("failures", "list", "--json", "--class", "bad_media", url=corpus_url).stdout)
+    assert [Path(item["uri"]).name for item in failures] == ["broken.mp4"]
+    assert "attempt 1" in rushes("failures", "show", "broken.mp4", url=corpus_url).stdout
+    assert rushes("show", "call.wav", url=corpus_url).returncode == 0
+    done = rushes("export", "call.wav", "-f", "srt,vtt,rttm,txt,json", "-o", str(tmp_path), url=corpus_url)
+    assert done.returncode == 0
+    assert sorted(path.suffix for path in tmp_path.glob("call.*")) == [".json", ".rttm", ".srt", ".txt", ".vtt"]
+    assert "no transcript" in rushes("export", "broken.mp4", url=corpus_url).stderr
+    assert "transcribe" in rushes("plan", "--explain", "--hours", "100", url=corpus_url).stdout
+
+
+def test_inputs_come_from_lists_globs_and_standard_input(corpus_url, media, tmp_path):  # noqa: F811
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# recordings\n{media / 'call.wav'}\n\n")
+    for words in (["-a", str(listed)], [str(media / "ca*.wav")], [str(media / "call.wav"), str(media / "copy.wav")]):
+        done = rushes("ingest", *words, url=corpus_url)
+        assert (done.returncode, done.stdout) == (0, "nothing to do: 1 done\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli.main", "ingest", "-", "--json"],
+        input=f"{media / 'call.wav'}\n", capture_output=True, text=True, cwd=ROOT, check=True,
+        env={**os.environ, "RUSHES_DATABASE_URL": corpus_url},
+    )  # fmt: skip
+    assert json.loads(done.stdout)["known"] == {"done": 1}
