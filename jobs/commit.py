@@ -8,42 +8,29 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from cluster.db.connect import open_connection
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
-from cluster.lanes import LANES
 from cluster.types import COLUMNS, with_column
+from jobs.db_stage import DatabaseStage
 from jobs.interrupt import commit_first
 
 KEEPS = ("asset_id", "sha256", "uri", "duration_ms", "lanes", "error", "timings")
 
 
-class Commit:
+class Commit(DatabaseStage):
     """Commits rows; sees failed rows too, because their failure is a result."""
 
     name = "commit"
-    version = 1
-    lanes = frozenset(LANES)
     needs = ("asset_id", "units", "error")
     adds = ("outcome",)
     drops = tuple(name for name in COLUMNS if name not in (*KEEPS, "outcome"))
-    settles = True
 
     def __init__(self, url: str, run_id: UUID, spaces: Mapping[str, Space]) -> None:
-        self._url, self._run_id, self._spaces = url, run_id, dict(spaces)
-        self._conn: Any = None
-
-    def identity(self) -> dict[str, Any]:
-        """Nothing here decides the output."""
-        return {}
-
-    def load(self) -> None:
-        """Connections are made by the first row."""
+        super().__init__(url, run_id)
+        self._spaces = dict(spaces)
 
     def process(self, table: pa.Table) -> pa.Table:
         """One transaction per row; adds its outcome."""
-        if self._conn is None or self._conn.closed:
-            self._conn = open_connection(self._url)
         light = table.drop_columns([name for name in ("audio",) if name in table.column_names])
         outcomes = [self._commit(row) for row in light.to_pylist()]
         return with_column(light, "outcome", outcomes)
@@ -52,9 +39,4 @@ class Commit:
         if not row["units"]:
             return "taken"
         with commit_first():
-            return commit_row(self._conn, self._run_id, row, self._spaces)
-
-    def close(self) -> None:
-        """Let the connection go."""
-        if self._conn is not None:
-            self._conn.close()
+            return commit_row(self._connection(), self._run_id, row, self._spaces)

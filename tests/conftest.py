@@ -71,21 +71,22 @@ def server_url_16() -> Iterator[str]:
 @pytest.fixture
 def db_url(server_url: str) -> Iterator[str]:
     """A migrated, empty database of this test alone."""
-    yield from _clone(server_url)
+    yield from clone_database(server_url, "template_corpus")
 
 
 @pytest.fixture
 def db_url_16(server_url_16: str) -> Iterator[str]:
     """The same on PostgreSQL 16."""
-    yield from _clone(server_url_16)
+    yield from clone_database(server_url_16, "template_corpus")
 
 
-def _clone(server_url: str) -> Iterator[str]:
+def clone_database(server_url: str, template: str) -> Iterator[str]:
+    """A copy of `template` that is dropped when the generator ends."""
     import psycopg
 
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE template_corpus".encode())
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     yield database_url(server_url, name)
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
@@ -97,4 +98,40 @@ def db(db_url: str) -> Iterator[Any]:
     from cluster.db.connect import open_connection
 
     with open_connection(db_url) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small archive as files."""
+    from tests.archive import build_media
+
+    return build_media(tmp_path_factory.mktemp("media") / "all")
+
+
+@pytest.fixture(scope="session")
+def ingested(server_url: str, media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """One database with the archive ingested, and the summary; tests work on clones of it."""
+    import psycopg
+
+    from tests.archive import run
+
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE template_ingested TEMPLATE template_corpus")
+    url = database_url(server_url, "template_ingested")
+    return url, run(url, [str(media)], {"data_dir": tmp_path_factory.mktemp("data")})
+
+
+@pytest.fixture
+def corpus_url(server_url: str, ingested: tuple[str, Any]) -> Iterator[str]:
+    """A clone of the ingested database, of this test alone."""
+    yield from clone_database(server_url, "template_ingested")
+
+
+@pytest.fixture
+def corpus(corpus_url: str) -> Iterator[Any]:
+    """A connection to the clone."""
+    from cluster.db.connect import open_connection
+
+    with open_connection(corpus_url) as conn:
         yield conn

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_ingest import corpus_url, ingested, media  # noqa: F401
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -74,7 +72,7 @@ def test_a_missing_schema_says_how_to_get_it(server_url):
     assert "nothing failed" in rushes("failures", "list", url=url).stdout
 
 
-def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):  # noqa: F811
+def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):
     status = rushes("status", url=corpus_url).stdout
     assert "call.wav (+1 same)" in status
     assert "text space 2: bundled, 384-d, active" in status
@@ -94,7 +92,7 @@ def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path): 
     assert "transcribe" in rushes("plan", "--explain", "--hours", "100", url=corpus_url).stdout
 
 
-def test_inputs_come_from_lists_globs_and_standard_input(corpus_url, media, tmp_path):  # noqa: F811
+def test_inputs_come_from_lists_globs_and_standard_input(corpus_url, media, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"# recordings\n{media / 'call.wav'}\n\n")
     for words in (["-a", str(listed)], [str(media / "ca*.wav")], [str(media / "call.wav"), str(media / "copy.wav")]):

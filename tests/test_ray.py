@@ -7,7 +7,7 @@ import pytest
 
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
-from tests.test_ingest import build_media, ingested, media, run  # noqa: F401
+from tests.archive import run
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +39,7 @@ def rows(url):
     return segments, chunks, units, *(np.stack([v.to_numpy() for (v,) in group]) for group in (voices, texts))
 
 
-def test_ray_and_inline_give_the_same_rows(ingested, media, db_url):  # noqa: F811
+def test_ray_and_inline_give_the_same_rows(ingested, media, db_url):
     url, _ = ingested
     summary = run(db_url, [str(media)], {"runner": "ray"})
     assert (summary.runner, summary.ok, summary.failed) == ("ray", 3, 1)

@@ -65,5 +65,6 @@ def clock(ms: int | None) -> str:
 
 
 def short_uri(uri: str) -> str:
-    """The last two parts of a source, enough for a person to know it."""
-    return "/".join(uri.rsplit("/", 2)[-2:])
+    """The last two parts of a source, enough for a person to know it; an object's address ends at its query."""
+    place = uri.partition("?")[0] if "://" in uri else uri
+    return "/".join(place.rsplit("/", 2)[-2:])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import Config, corpus
+from jobs.cli.common import Config, corpus, short_uri
 
 
 def export(
@@ -52,5 +52,5 @@ def read_transcript(conn: Any, found: dict[str, Any]) -> Any:
     if (row["lanes"] or {}).get("speech") != "done":
         raise RushesError(f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}")
     segments = [Segment.from_row(segment) for segment in ledger.read_segments(conn, found["asset_id"])]
-    name = Path(row["uris"][0]).stem
+    name = Path(short_uri(row["uris"][0])).stem
     return Transcript(name, row["duration_ms"], report.transcript_language(conn, found["asset_id"]), segments)
