@@ -196,8 +196,10 @@ class _Ingest:
 
     def _execute(self, rows: Sequence[ledger.PendingRow], work: Work, registered: Registered) -> Summary:
         summary = self.summary
-        broken = len(registered.unreadable) + len(registered.no_content)
-        summary.planned, summary.failed = len(rows) + broken, broken
+        summary.failed = len(registered.unreadable) + len(registered.no_content)
+        states = ledger.count_states(self.conn, registered.assets, self.prints, self.options.lanes)
+        summary.skipped = states.get("skipped", 0)
+        summary.planned = len(rows) + summary.failed + summary.skipped
         runs.set_planned(self.conn, self.run_id, summary.planned)
         made = self._spaces()
         state = "done"

@@ -78,7 +78,7 @@ def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):
     assert "text space 2: bundled, 384-d, active" in status
     assert json.loads(rushes("status", "--json", url=corpus_url).stdout)["totals"]["sources"] == 6
     run_id = json.loads(rushes("status", "--json", url=corpus_url).stdout)["runs"][0]["run_id"]
-    assert "partial: 4 assets planned" in rushes("status", run_id[:8], url=corpus_url).stdout
+    assert "partial: 5 assets planned" in rushes("status", run_id[:8], url=corpus_url).stdout
     shown = rushes("show", str(media / "call.wav"), url=corpus_url).stdout
     assert "A: " in shown
     failures = json.loads(rushes("failures", "list", "--json", "--class", "bad_media", url=corpus_url).stdout)
