@@ -19,7 +19,8 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     document = {
         "benchmark": name,
         "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""),
+        "commit": _git("rev-parse", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "hardware": hardware(),
         **result,

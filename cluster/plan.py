@@ -18,6 +18,9 @@ SPEAK = ("diarize", "segments", "voices", "texts")
 INLINE_BELOW_S = 1_800.0
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
+LEAST_STORE_BYTES = 512 * 2**20
+# 16 kHz mono int16
+AUDIO_BYTES_PER_S = 32_000
 
 
 class PlanError(RushesError):
@@ -178,6 +181,16 @@ def check(plan: Plan, nodes: Sequence[Node], max_connections: int) -> Plan:
             f"{max_connections}: raise it, or use fewer CPUs (RUSHES_CPUS)"
         )
     return plan
+
+
+def object_store_bytes(plan: Plan, longest_s: float) -> int:
+    """What Ray's object store must hold: rows without sound, and each sound that hops between pools.
+
+    A producer may run one row ahead, so every first-pool actor counts twice with the longest audio.
+    """
+    hops = len(plan.groups) - 1
+    audio_bytes = int(longest_s * AUDIO_BYTES_PER_S)
+    return LEAST_STORE_BYTES + hops * 2 * plan.groups[0].actors * audio_bytes
 
 
 def explain(plan: Plan, work: Work) -> list[str]:

@@ -16,11 +16,12 @@ from cluster.db.migrate import migrate, pending
 from cluster.db.register import all_asset_ids
 from cluster.errors import RushesError
 from cluster.media.inputs import Listing, list_inputs
-from cluster.plan import Node, Plan, Work, make_plan
+from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
 from cluster.selection import FailureLimit
 from cluster.settings import Settings
+from jobs.ray_context import ray_session
 from jobs.register import Registered, changed, record_failures, register
-from jobs.runners import ray_session, run_inline_rows, run_ray_rows, this_node
+from jobs.runners import run_inline_rows, run_ray_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
 from jobs.summary import Summary, summary_dict
 
@@ -227,7 +228,13 @@ class _Ingest:
         if plan.runner == "inline":
             self._consume(rows, work, plan, lambda: run_inline_rows(spec, plan, rows))
             return
-        with ray_session(self.settings, self.options.address) as nodes:
+        longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
+        with ray_session(
+            address=self.options.address,
+            cpus=this_node(self.settings).cpus,
+            niceness=self.settings.worker_niceness,
+            object_store_bytes=object_store_bytes(plan, longest_s),
+        ) as nodes:
             if self.options.address is not None:
                 plan = self._plan(work, nodes)
             self._consume(rows, work, plan, lambda: run_ray_rows(spec, plan, rows))

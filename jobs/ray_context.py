@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cluster.errors import RushesError
@@ -24,41 +26,52 @@ WORKER_ENV = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-OBJECT_STORE_BYTES = 512 * 2**20
 
 
-def start_ray(*, address: str | None, cpus: int, niceness: int) -> Any:
-    """Join the cluster at `address`, or start a local Ray that ends with this process."""
+@contextmanager
+def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_bytes: int) -> Iterator[list[Node]]:
+    """A Ray to run on and its nodes: the cluster at `address`, or a local one that ends with the block."""
     os.environ.update({**KEEP_ACTORS, **QUIET})
     # Workers run at nice 15 by default and starve beside any ordinary process.
     os.environ["RAY_worker_niceness"] = str(niceness)  # noqa: SIM112 - Ray spells it so
     import ray
 
     if ray.is_initialized():
-        return ray
+        yield cluster_nodes(ray)
+        return
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": WORKER_ENV},
     }
-    if address is not None:
+    # Socket paths are limited to 107 bytes: the folder must be short.
+    with tempfile.TemporaryDirectory(prefix="rushes-", ignore_cleanup_errors=True) as folder:
+        if address is not None:
+            _join(address, common)
+        else:
+            # It listens for nobody else, and the token file in the home folder is not ours to write.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                _temp_dir=folder,
+                **common,
+            )
         try:
-            ray.init(address, **common)
-        except ConnectionError as error:
-            raise RushesError(f"no Ray cluster at {address}: start one, or leave --address out") from error
-        return ray
-    # A local Ray never listens for strangers; the token file in the home folder is not ours to write.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        "local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        # Socket paths are limited to 107 bytes: the folder must be short.
-        _temp_dir=tempfile.mkdtemp(prefix="rushes-"),
-        **common,
-    )
-    return ray
+            yield cluster_nodes(ray)
+        finally:
+            ray.shutdown()
+
+
+def _join(address: str, common: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address, **common)
+    except ConnectionError as error:
+        raise RushesError(f"no Ray cluster at {address}: start one, or leave --address out") from error
 
 
 def set_data_context(longest_unit_s: float) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +57,3 @@ def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> Itera
     set_data_context(max(((row.duration_ms or 0) / 1000 for row in rows), default=0.0))
     for table in stream(build_dataset(spec, plan.groups, [_as_dict(row) for row in rows])):
         yield from table.to_pylist()
-
-
-@contextmanager
-def ray_session(settings: Settings, address: str | None) -> Iterator[list[Node]]:
-    """A Ray to run on, and its nodes; one started here ends with the block."""
-    from jobs.ray_context import cluster_nodes, start_ray
-
-    cpus = settings.cpus or len(os.sched_getaffinity(0))
-    joined = _is_running()
-    ray = start_ray(address=address, cpus=cpus, niceness=settings.worker_niceness)
-    try:
-        yield cluster_nodes(ray)
-    finally:
-        if not joined:
-            ray.shutdown()
-
-
-def _is_running() -> bool:
-    module = sys.modules.get("ray")
-    return module is not None and module.is_initialized()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import Group, Node, Plan, PlanError, Work, check, explain, make_plan
+from cluster.plan import Group, Node, Plan, PlanError, Work, check, explain, make_plan, object_store_bytes
 
 CHAIN = ("decode", "speech_activity", "transcribe", "diarize", "segments", "voices", "texts")
 LONG = Work(media_s=36_000, assets=40)
@@ -66,3 +66,11 @@ def test_every_plan_is_feasible_or_refused(cpus, memory_gib, gpus, media_s, asse
     if plan.runner == "ray":
         assert sum(g.actors * g.cpus_each for g in plan.groups) <= cpus
     assert explain(plan, Work(media_s, assets))
+
+
+def test_sound_that_hops_between_pools_has_room_in_the_object_store():
+    fused = make_plan(LONG, [Node(2, 24)], CHAIN)
+    split = make_plan(LONG, [Node(4, 8)], CHAIN)
+    six_hours_s = 21_600
+    assert object_store_bytes(fused, six_hours_s) == object_store_bytes(fused, 1)
+    assert object_store_bytes(split, six_hours_s) > 2 * six_hours_s * 32_000
