@@ -99,6 +99,8 @@ class _Ingest:
         self.started = time.monotonic()
 
     def run(self) -> Summary:
+        if not self.options.dry_run:
+            runs.recover_dead_runs(self.conn)
         listing = self._list()
         self.summary.ignored = listing.ignored
         again = self.options.retry_failed or self.options.force
@@ -127,7 +129,6 @@ class _Ingest:
         return list_inputs(self.options.inputs, self.options.list_files, self.options.stdin)
 
     def _begin(self) -> None:
-        runs.recover_dead_runs(self.conn)
         config = {**settings_to_dict(self.settings), "lanes": list(self.options.lanes)}
         runs.start_run(self.conn, self.run_id, "ingest", config)
         self.summary.run_id = str(self.run_id)
@@ -148,7 +149,6 @@ class _Ingest:
     def _pending(self, ids: Sequence[int], registered: Registered) -> list[ledger.PendingRow]:
         options = self.options
         if not options.dry_run:
-            runs.recover_dead_runs(self.conn)
             ledger.ensure_units(self.conn, ids, self.prints, list(self.prints))
             if options.force or options.retry_failed:
                 ledger.reset_units(self.conn, ids, self.prints, options.lanes, done=options.force)

@@ -53,6 +53,7 @@ def wait_for_commits(process, url, count):
         while time.monotonic() < deadline and process.poll() is None:
             done = conn.execute("SELECT count(*) FROM units WHERE lane = 'speech' AND state = 'done'").fetchone()[0]
             if done >= count:
+                assert conn.execute("SELECT state FROM runs").fetchall() == [("running",)]
                 return done
             time.sleep(0.05)
     pytest.fail(f"no {count} commits in {PATIENCE_S} s: {process.communicate(timeout=10)}")

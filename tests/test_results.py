@@ -134,6 +134,16 @@ def test_units_of_a_dead_run_return_uncharged_and_a_living_one_keeps_its_own(db_
     assert db.execute("SELECT max(attempts) FROM units WHERE asset_id = %s", (asset_id,)).fetchone() == (0,)
 
 
+def test_an_actor_of_an_ended_run_claims_nothing_and_what_it_held_comes_back(db):
+    asset_id, other_id, run_id = new_asset(db, "a.wav"), new_asset(db, "b.wav"), new_run(db)
+    claimed(db, run_id, asset_id)
+    db.execute("UPDATE runs SET state = 'dead'")
+    assert claimed(db, run_id, other_id) == []
+    db.execute("SELECT pg_advisory_unlock_all()")
+    assert runs.recover_dead_runs(db) == 3
+    assert db.execute("SELECT count(*) FROM units WHERE state = 'running'").fetchone() == (0,)
+
+
 def test_a_second_text_space_fills_beside_the_first_and_takes_over_when_complete(db):
     made, run_id = make_spaces(db), new_run(db)
     ids = [new_asset(db, "a.wav"), new_asset(db, "b.wav")]

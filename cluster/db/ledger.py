@@ -143,14 +143,15 @@ def claim_units(
     lanes: Sequence[str],
     prints: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Take the asset's pending units for the run; units another run holds are left out."""
+    """Take the asset's pending units for the run, if it still lives; units another run holds are left out."""
     rows = conn.execute(
         "UPDATE units SET state = 'running', generation = generation + 1, attempts = attempts + 1, run_id = %s,"
         " started_at = now(), finished_at = NULL, reason = NULL"
         " WHERE asset_id = %s AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
         " AND (state = 'pending' OR (state = 'running' AND run_id = %s))"
+        " AND EXISTS (SELECT 1 FROM runs WHERE run_id = %s AND state = 'running')"
         " RETURNING lane, fingerprint, generation",
-        (run_id, asset_id, list(lanes), [prints[lane] for lane in lanes], run_id),
+        (run_id, asset_id, list(lanes), [prints[lane] for lane in lanes], run_id, run_id),
     ).fetchall()
     taken = {lane: {"lane": lane, "fingerprint": fp, "generation": gen} for lane, fp, gen in rows}
     return [taken[lane] for lane in lanes if lane in taken]

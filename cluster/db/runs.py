@@ -37,14 +37,24 @@ def finish_run(conn: psycopg.Connection[Any], run_id: UUID, state: str, summary:
 
 
 def recover_dead_runs(conn: psycopg.Connection[Any]) -> int:
-    """Units of runs whose driver is gone go back to pending, uncharged; returns how many."""
+    """Units of runs whose driver is gone go back to pending, uncharged; returns how many.
+
+    Call it before `start_run`: a session gets its own lock a second time. A run that ended may still
+    hold units, when an actor of it claimed late.
+    """
     recovered = 0
-    for (run_id,) in conn.execute("SELECT run_id FROM runs WHERE state = 'running'").fetchall():
+    left = conn.execute(
+        "SELECT run_id FROM runs WHERE state = 'running'"
+        " UNION SELECT run_id FROM units WHERE state = 'running' ORDER BY run_id"
+    ).fetchall()
+    for (run_id,) in left:
         if conn.execute("SELECT pg_try_advisory_lock(%s)", (lock_key(run_id),)).fetchone() != (True,):
             continue
         with conn.transaction():
             recovered += release_units(conn, run_id)
-            conn.execute("UPDATE runs SET state = 'dead', finished_at = now() WHERE run_id = %s", (run_id,))
+            conn.execute(
+                "UPDATE runs SET state = 'dead', finished_at = now() WHERE run_id = %s AND state = 'running'", (run_id,)
+            )
         conn.execute("SELECT pg_advisory_unlock(%s)", (lock_key(run_id),))
     return recovered
 
