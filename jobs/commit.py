@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from cluster.db.connect import classify_database
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
 from cluster.types import COLUMNS, with_column
@@ -35,8 +36,22 @@ class Commit(DatabaseStage):
         outcomes = [self._commit(row) for row in light.to_pylist()]
         return with_column(light, "outcome", outcomes)
 
-    def _commit(self, row: dict[str, Any]) -> str:
+    def _commit(self, row: dict[str, Any]) -> str | None:
         if not row["units"]:
-            return "taken"
+            return None if row["error"] else "taken"
         with commit_first():
-            return commit_row(self._connection(), self._run_id, row, self._spaces)
+            try:
+                return commit_row(self._connection(), self._run_id, row, self._spaces)
+            except Exception as error:  # noqa: BLE001 - rows the database refuses fail their asset alone
+                refused = {**row, "error": _refusal(row, error)}
+                return commit_row(self._connection(), self._run_id, refused, self._spaces)
+
+
+def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
+    lanes = [unit["lane"] for unit in row["units"]]
+    return {
+        "failure": classify_database(error).value,
+        "stage": Commit.name,
+        "message": str(error).strip(),
+        "lanes": lanes,
+    }

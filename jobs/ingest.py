@@ -112,7 +112,8 @@ class _Ingest:
             self._begin()
         registered = self._register(files if begun else [], listing)
         ids = sorted({*same.values(), *registered.assets}) if self._named() else all_asset_ids(self.conn)
-        rows = self._pending(ids, registered if begun else Registered())
+        found = [*same, *registered.asset_ids]
+        rows = self._pending(ids, found, registered if begun else Registered())
         work = Work(sum(row.duration_ms or 0 for row in rows) / 1000, len(rows))
         if self.options.dry_run:
             return self._dry_run(work, rows)
@@ -146,16 +147,20 @@ class _Ingest:
         registered.no_content.extend(listing.unreadable)
         return registered
 
-    def _pending(self, ids: Sequence[int], registered: Registered) -> list[ledger.PendingRow]:
+    def _pending(self, ids: Sequence[int], found: Sequence[str], registered: Registered) -> list[ledger.PendingRow]:
         options = self.options
-        if not options.dry_run:
+        again = ("failed", "done") if options.force else ("failed",) if options.retry_failed else ()
+        with self.conn.transaction(force_rollback=options.dry_run):
             ledger.ensure_units(self.conn, ids, self.prints, list(self.prints))
-            if options.force or options.retry_failed:
-                ledger.reset_units(self.conn, ids, self.prints, options.lanes, done=options.force)
             if registered.unreadable or registered.no_content:
                 record_failures(self.conn, self.run_id, registered, self.prints)
-        selection = ledger.Selection(ids, options.since, options.until, options.limit, options.newest_first)
-        rows, self.summary.waiting = ledger.pending_rows(self.conn, selection, self.prints, options.lanes)
+            selection = ledger.Selection(
+                ids, options.since, options.until, options.limit, options.newest_first, again, found
+            )
+            rows, self.summary.waiting = ledger.pending_rows(self.conn, selection, self.prints, options.lanes)
+            if again:
+                chosen = [row.asset_id for row in rows]
+                ledger.reset_units(self.conn, chosen, self.prints, options.lanes, again)
         return rows
 
     def _spaces(self) -> dict[str, spaces.Space]:
@@ -266,6 +271,9 @@ class _Ingest:
             summary.media_h += (row["duration_ms"] or 0) / 3_600_000
         elif row["outcome"] == "failed":
             summary.failed += 1
+        elif row["outcome"] is None:
+            # Neither result nor failure could be written: reconciliation counts it as missing.
+            summary.notes.append(f"not committed: {row['uri']}: {row['error']['message']}")
         else:
             summary.skipped += 1
         for timing in row["timings"] or ():

@@ -153,6 +153,33 @@ def test_limits_dry_runs_and_failure_limits(db_url, media, tmp_path):
         assert report.open_failures(corpus, report.FailureFilter()) == []
 
 
+def test_forcing_a_few_leaves_the_others_done_and_a_dry_run_leaves_all(corpus_url, corpus, media):
+    states = "SELECT asset_id, lane, state, generation FROM units ORDER BY 1, 2"
+    before = corpus.execute(states).fetchall()
+    dry = run(corpus_url, [str(media)], force=True, dry_run=True)
+    assert dry.planned == 3
+    assert corpus.execute(states).fetchall() == before
+    few = run(corpus_url, [str(media / "silence.wav"), str(media / "call.wav")], force=True, limit=1)
+    assert (few.planned, few.ok) == (1, 1)
+    after = corpus.execute(states).fetchall()
+    assert len([row for row, old in zip(after, before, strict=True) if row != old]) == 3
+    assert {row[2] for row in after} == {"done", "failed", "skipped"}
+
+
+def test_a_file_that_changed_is_another_asset(db_url, tmp_path):
+    path = tmp_path / "take.wav"
+    write_wav(path, np.full(16_000, 1, np.int16), 16_000)
+    assert run(db_url, [str(path)]).ok == 1
+    write_wav(path, np.full(32_000, 2, np.int16), 16_000)
+    assert run(db_url, [str(path)]).ok == 1
+    with open_connection(db_url) as corpus:
+        old, new = report.assets_table(corpus)[::-1]
+        assert new["uris"] == [str(path)]
+        assert old["uris"][0] == f"sha256:{old['sha256'][:12]}"
+        assert not any(check_corpus(corpus).values())
+    assert run(db_url).state == "nothing"
+
+
 def test_a_missing_input_is_the_users_to_mend(db_url):
     with pytest.raises(UsageError, match="/no/such/folder"):
         run(db_url, ["/no/such/folder"])

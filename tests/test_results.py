@@ -108,7 +108,7 @@ def test_a_failed_parent_skips_its_children_and_a_retry_brings_them_back(db):
     assert commit_row(db, run_id, row, made) == "failed"
     assert len(report.open_failures(db, report.FailureFilter())) == 1
     assert ledger.pending_rows(db, ledger.Selection([asset_id]), PRINTS, LANES) == ([], 0)
-    ledger.reset_units(db, [asset_id], PRINTS, LANES, done=False)
+    ledger.reset_units(db, [asset_id], PRINTS, LANES, ["failed"])
     [pending], _ = ledger.pending_rows(db, ledger.Selection([asset_id]), PRINTS, LANES)
     assert pending.lanes == LANES
 
@@ -212,3 +212,22 @@ def test_a_large_space_gets_its_index_and_a_small_one_does_not(db, monkeypatch, 
     assert spaces.ensure_index(db, made["text"])
     row = db.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'text_vectors_2_hnsw'").fetchone()
     assert f"{storage}_cosine_ops" in row[0]
+
+
+def test_a_row_the_database_refuses_fails_alone(db_url, db):
+    import pyarrow as pa
+
+    from cluster.types import COLUMNS
+    from jobs.commit import Commit
+
+    made, run_id = make_spaces(db), new_run(db)
+    ids = [new_asset(db, name) for name in ("a.wav", "b.wav")]
+    rows = [computed_row(asset_id, claimed(db, run_id, asset_id)) for asset_id in ids]
+    rows[0]["segments"][0]["text"] = "no \x00 in PostgreSQL"
+    table = pa.table({name: pa.array([row.get(name) for row in rows], COLUMNS[name]) for name in rows[0]})
+    commit = Commit(db_url, run_id, made)
+    assert commit.process(table)["outcome"].to_pylist() == ["failed", "done"]
+    commit.close()
+    [failure] = report.open_failures(db, report.FailureFilter())
+    assert (failure["asset_id"], failure["failure"], failure["stage"]) == (ids[0], "bug", "commit")
+    assert counts(db)["segments"] == 4

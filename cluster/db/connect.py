@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from cluster.errors import RushesError
+from cluster.errors import FailureClass, RushesError, classify
 from cluster.settings import Settings
 
 PGVECTOR_REFUSED_BELOW = (0, 8, 0)
@@ -76,6 +76,11 @@ def check_versions(conn: psycopg.Connection[Any]) -> None:
         raise RushesError(f"pgvector {row[0]} is too old: 0.8.4 or later is needed")
     if version < PGVECTOR_WARNED_BELOW:
         logger.warning("pgvector %s has known index faults: upgrade to 0.8.4 or later", row[0])
+
+
+def classify_database(error: BaseException) -> FailureClass:
+    """A server that went away is transient; rows it refuses are a bug of ours."""
+    return FailureClass.TRANSIENT if isinstance(error, psycopg.OperationalError) else classify(error)
 
 
 def describe_url(url: str) -> str:

@@ -19,13 +19,19 @@ PARENT_FAILED = "parent lane failed"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which assets a run may touch: these ids, recorded inside the interval, at most `limit`."""
+    """Which assets a run may touch: these ids, recorded inside the interval, at most `limit`.
+
+    `again` names the states to do over besides pending: `failed` (--retry-failed), also `done` (--force).
+    `found` are sources seen by this run: of several that lead to one asset these are read, else the latest.
+    """
 
     asset_ids: Sequence[int]
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
     newest_first: bool = False
+    again: tuple[str, ...] = ()
+    found: Sequence[str] = ()
 
 
 def ensure_units(
@@ -56,19 +62,14 @@ def reset_units(
     asset_ids: Sequence[int],
     prints: Mapping[str, str],
     lanes: Sequence[str],
-    *,
-    done: bool,
+    states: Sequence[str],
 ) -> int:
-    """Put failed (`--retry-failed`), with `done` also finished (`--force`), units back to pending.
-
-    Skipped children of a failed parent come back with it; an asset without sound stays skipped.
-    """
-    states = ["failed", "done"] if done else ["failed"]
+    """Put the units in `states` back to pending; skipped children of a failed parent come back with it."""
     rows = conn.execute(
         "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL"
         " WHERE asset_id = ANY(%s) AND lane = ANY(%s) AND fingerprint = ANY(%s)"
         " AND (state = ANY(%s) OR (state = 'skipped' AND reason = %s))",
-        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], states, PARENT_FAILED),
+        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], list(states), PARENT_FAILED),
     )
     return rows.rowcount
 
@@ -86,17 +87,20 @@ class PendingRow:
 
 
 _PENDING = """
-SELECT a.asset_id, a.sha256, (SELECT min(s.uri) FROM sources s WHERE s.asset_id = a.asset_id),
+SELECT a.asset_id, a.sha256, s.uri,
        a.audio_stream, a.duration_ms,
-       array_agg(u.lane) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s)),
+       array_agg(u.lane) FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
+         OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
-FROM units u JOIN assets a USING (asset_id)
-WHERE u.asset_id = ANY(%(ids)s)
+FROM units u JOIN assets a USING (asset_id) CROSS JOIN LATERAL
+  (SELECT uri FROM sources WHERE asset_id = a.asset_id
+   ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s
+WHERE u.asset_id = ANY(%(ids)s) AND a.audio_stream IS NOT NULL
   AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
-GROUP BY a.asset_id
-HAVING bool_or(u.state = 'pending' AND u.lane = ANY(%(lanes)s))
+GROUP BY a.asset_id, s.uri
+HAVING bool_or(u.state = ANY(%(states)s) AND u.lane = ANY(%(lanes)s))
 """
 _LONGEST = " ORDER BY a.duration_ms DESC NULLS LAST, a.sha256"
 _NEWEST = " ORDER BY a.recorded_at DESC NULLS LAST, a.sha256"
@@ -116,6 +120,10 @@ def pending_rows(
             "prints": list(prints.values()),
             "since": selection.since,
             "until": selection.until,
+            "found": list(selection.found),
+            "states": ["pending", *selection.again],
+            "retry": bool(selection.again),
+            "parent_failed": PARENT_FAILED,
         },
     ).fetchall()
     ready, waiting = [], 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,17 +125,5 @@ def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -
 
 
 def all_asset_ids(conn: psycopg.Connection[Any]) -> list[int]:
-    """Every asset of the corpus."""
-    return [row[0] for row in conn.execute("SELECT asset_id FROM assets ORDER BY asset_id")]
-
-
-def uris_of(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[int, list[str]]:
-    """asset id -> its sources, sorted."""
-    found: dict[int, list[str]] = {}
-    rows = conn.execute(
-        "SELECT asset_id, uri FROM sources WHERE asset_id = ANY(%s) ORDER BY asset_id, uri",
-        (list(asset_ids),),
-    )
-    for asset_id, uri in rows:
-        found.setdefault(asset_id, []).append(uri)
-    return found
+    """Every asset that some source still leads to."""
+    return [row[0] for row in conn.execute("SELECT DISTINCT asset_id FROM sources ORDER BY asset_id")]

@@ -41,7 +41,8 @@ def first_claim(conn: psycopg.Connection[Any], run_id: UUID) -> float | None:
 
 _ASSETS = """
 SELECT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
-       (SELECT array_agg(s.uri ORDER BY s.uri) FROM sources s WHERE s.asset_id = a.asset_id) AS uris,
+       coalesce((SELECT array_agg(s.uri ORDER BY s.uri) FROM sources s WHERE s.asset_id = a.asset_id),
+         (SELECT ARRAY[name] FROM asset_names n WHERE n.asset_id = a.asset_id)) AS uris,
        (SELECT jsonb_object_agg(lane, state) FROM (SELECT DISTINCT ON (lane) lane, state FROM units u
           WHERE u.asset_id = a.asset_id ORDER BY lane, finished_at DESC NULLS LAST) l) AS lanes,
        (SELECT jsonb_agg(jsonb_build_array(local_speaker, n) ORDER BY local_speaker) FROM
@@ -75,7 +76,7 @@ def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[
         conn,
         "SELECT * FROM (SELECT DISTINCT ON (f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri))"
         "   f.failure_id, f.run_id::text AS run_id, f.asset_id, encode(a.sha256, 'hex') AS sha256,"
-        "   coalesce((SELECT min(s.uri) FROM sources s WHERE s.asset_id = f.asset_id), f.uri) AS uri,"
+        "   coalesce((SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), f.uri) AS uri,"
         "   f.lane, f.failure, f.stage, f.message, f.attempt, f.at"
         "  FROM failures f LEFT JOIN assets a USING (asset_id)"
         "  LEFT JOIN units u ON u.asset_id = f.asset_id AND u.lane = f.lane AND u.fingerprint = f.fingerprint"

@@ -96,7 +96,7 @@ def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_id:
 def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, tuple[int, str, str, int, int, str]]:
     rows = conn.execute(
         "SELECT c.chunk_id, c.asset_id, encode(a.sha256, 'hex'),"
-        " (SELECT min(s.uri) FROM sources s WHERE s.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text"
+        " (SELECT name FROM asset_names n WHERE n.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text"
         " FROM chunks c JOIN assets a USING (asset_id) WHERE c.chunk_id = ANY(%s)",
         (list(chunk_ids),),
     )

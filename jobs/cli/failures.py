@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,8 +68,11 @@ def retry(
     from jobs.cli.ingest import run_options
 
     with corpus(config) as conn:
-        uris = sorted({row["uri"] for row in open_failures(conn, FailureFilter(run, failure, lane))})
+        failed = sorted({row["uri"] for row in open_failures(conn, FailureFilter(run, failure, lane))})
+    uris = [uri for uri in failed if "://" in uri or Path(uri).exists()]
+    for uri in sorted(set(failed) - set(uris)):
+        typer.echo(f"gone: {uri}", err=True)
     if not uris:
-        typer.echo("nothing failed")
+        typer.echo("nothing failed" if not failed else "nothing left to retry")
         return
     run_options(config, inputs=uris, retry_failed=True, quiet=quiet)

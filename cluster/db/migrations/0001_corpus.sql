@@ -29,6 +29,11 @@ CREATE TABLE sources (
 );
 CREATE INDEX sources_asset ON sources (asset_id);
 
+CREATE VIEW asset_names AS
+    SELECT a.asset_id, coalesce(min(s.uri), 'sha256:' || left(encode(a.sha256, 'hex'), 12)) AS name
+    FROM assets a LEFT JOIN sources s USING (asset_id) GROUP BY a.asset_id, a.sha256;
+COMMENT ON VIEW asset_names IS 'what to call an asset: its first source, or its content when no source leads to it any more';
+
 CREATE TABLE runs (
     run_id      uuid PRIMARY KEY,
     kind        text NOT NULL,
