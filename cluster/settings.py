@@ -110,6 +110,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise UsageError(f"settings file {_config_path()}: {error}") from error
     finally:
         _named_config.reset(token)
+    if settings.num_speakers is not None and (settings.min_speakers or settings.max_speakers):
+        raise UsageError("--num-speakers and --min-speakers or --max-speakers exclude each other: give one kind")
     low, high = settings.speaker_bounds()
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-speakers {low} is greater than --max-speakers {high}")

@@ -87,6 +87,10 @@ def _refuse_embedded_elsewhere(database: Database, address: str | None) -> None:
         )
 
 
+class _TooManyFailuresError(Exception):
+    """--max-failures is exceeded."""
+
+
 class _Ingest:
     def __init__(
         self, conn: Any, database: Database, settings: Settings, options: IngestOptions, reporter: Reporter
@@ -210,11 +214,18 @@ class _Ingest:
         made = self._spaces()
         state = "done"
         try:
+            if self.options.max_failures.exceeded(summary.failed, summary.finished):
+                raise _TooManyFailuresError
             if rows:
                 self._stream(rows, work, made)
         except KeyboardInterrupt:
-            runs.close_gate(self.conn, self.run_id)
             state = "interrupted"
+        except _TooManyFailuresError:
+            state = "failed"
+            summary.notes.append(
+                f"stopped after {summary.failed} failed of {summary.finished} finished (--max-failures): "
+                "without --force the same command goes on with the rest"
+            )
         except BaseException:
             runs.finish_run(self.conn, self.run_id, "failed", self._record())
             raise
@@ -254,15 +265,16 @@ class _Ingest:
         summary, limit = self.summary, self.options.max_failures
         summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
         self.reporter.planned(plan, work)
-        for done, row in enumerate(stream(), 1):
-            self._count(row)
-            self.reporter.finished(row, summary)
-            if limit.exceeded(summary.failed, done):
-                runs.close_gate(self.conn, self.run_id)
-                raise RushesError(
-                    f"stopped after {summary.failed} failed of {done} finished (--max-failures): see "
-                    f"`rushes failures list --run {str(self.run_id)[:8]}`; the same command goes on with the rest"
-                )
+        try:
+            for row in stream():
+                self._count(row)
+                self.reporter.finished(row, summary)
+                if limit.exceeded(summary.failed, summary.finished):
+                    raise _TooManyFailuresError
+        except (KeyboardInterrupt, _TooManyFailuresError):
+            # Here, while the actors still live: Ray's end would cut their commits off.
+            runs.close_gate(self.conn, self.run_id)
+            raise
 
     def _count(self, row: dict[str, Any]) -> None:
         summary = self.summary

@@ -37,6 +37,11 @@ class Summary:
         return self.media_h * 3600 / self.wall_s if self.wall_s else 0.0
 
     @property
+    def finished(self) -> int:
+        """Assets with an outcome."""
+        return self.ok + self.failed + self.skipped
+
+    @property
     def exit_code(self) -> int:
         """0 done or nothing to do, 1 error, 3 finished with failures, 130 interrupted."""
         return {"interrupted": 130, "failed": 1, "partial": 3}.get(self.state, 0)

@@ -10,7 +10,7 @@ import pytest
 from cluster.db import report, spaces
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
-from cluster.errors import RushesError, UsageError
+from cluster.errors import UsageError
 from cluster.selection import parse_failure_limit
 from jobs.cli.progress import LineReporter
 from jobs.summary import describe
@@ -146,9 +146,10 @@ def test_limits_dry_runs_and_failure_limits(db_url, media, tmp_path):
     with open_connection(db_url) as corpus:
         [failure] = report.open_failures(corpus, report.FailureFilter())
         assert failure["failure"] == "timeout"
-        with pytest.raises(RushesError, match="stopped after 1 failed of 1"):
-            run(db_url, [str(bad)], {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9},
-                max_failures=parse_failure_limit("0"))  # fmt: skip
+        hurried = {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9}
+        stopped = run(db_url, [str(bad)], hurried, max_failures=parse_failure_limit("0"))
+        assert (stopped.exit_code, stopped.failed) == (1, 1)
+        assert "stopped after 1 failed of 1 finished" in describe(stopped)[-2]
         assert run(db_url, [str(bad)], retry_failed=True).ok == 3
         assert report.open_failures(corpus, report.FailureFilter()) == []
 

@@ -134,6 +134,17 @@ def test_units_of_a_dead_run_return_uncharged_and_a_living_one_keeps_its_own(db_
     assert db.execute("SELECT max(attempts) FROM units WHERE asset_id = %s", (asset_id,)).fetchone() == (0,)
 
 
+def test_a_child_that_read_replaced_segments_is_fenced_off(db):
+    made, run_id, other, asset_id = make_spaces(db), new_run(db), new_run(db), new_asset(db, "a.wav")
+    commit_row(db, run_id, computed_row(asset_id, claimed(db, run_id, asset_id)), made)
+    late = computed_row(asset_id, claimed(db, other, asset_id, ("texts",), {**PRINTS, "texts": "t2"}))
+    fresh = claimed(db, run_id, asset_id, LANES, {"speech": "s2", "voices": "v2", "texts": "t3"})
+    assert commit_row(db, run_id, computed_row(asset_id, fresh, segments=2), made) == "done"
+    assert commit_row(db, other, late, made) == "fenced"
+    assert counts(db)["segments"] == 2
+    assert not any(check_corpus(db).values())
+
+
 def test_an_actor_of_an_ended_run_claims_nothing_and_what_it_held_comes_back(db):
     asset_id, other_id, run_id = new_asset(db, "a.wav"), new_asset(db, "b.wav"), new_run(db)
     claimed(db, run_id, asset_id)

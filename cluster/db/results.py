@@ -48,6 +48,8 @@ def commit_row(conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Ma
 
 def _fence(conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, units: Row) -> str:
     lanes = sorted(units)
+    # One commit per asset at a time: a speech commit also removes units of other runs.
+    conn.execute("SELECT 1 FROM assets WHERE asset_id = %s FOR NO KEY UPDATE", (asset_id,))
     found = conn.execute(
         "SELECT u.state, u.generation = t.generation AND u.run_id = %s"
         " FROM units u JOIN unnest(%s::text[], %s::text[], %s::bigint[]) t(lane, fingerprint, generation)"
@@ -104,10 +106,11 @@ def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
     conn.execute("DELETE FROM segments WHERE asset_id = %s", (asset_id,))
     conn.execute("DELETE FROM chunks WHERE asset_id = %s", (asset_id,))
     conn.execute("DELETE FROM local_speakers WHERE asset_id = %s", (asset_id,))
-    # What earlier fingerprints derived from the replaced segments is gone: their units go too.
+    # What other fingerprints derived, or are deriving now, from the replaced segments: their units go too,
+    # so that a child lane that read them before is fenced off.
     conn.execute(
         "DELETE FROM units WHERE asset_id = %s AND lane = ANY(%s) AND lane || fingerprint <> ALL(%s)"
-        " AND state NOT IN ('running', 'pending')",
+        " AND state <> 'pending'",
         (asset_id, ["speech", *children(["speech"])], mine),
     )
     stage_rows(conn, "stage_segments", _SEGMENT_COLUMNS, (_segment(asset_id, s) for s in row["segments"]))

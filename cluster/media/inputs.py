@@ -159,8 +159,8 @@ class _Collector:
     def _add_remote(self, uri: str) -> None:
         from pyarrow.fs import FileSelector, FileType
 
-        filesystem, path = store.resolve(uri)
         try:
+            filesystem, path = store.resolve(uri)
             info = filesystem.get_file_info(path)
             inside = (
                 filesystem.get_file_info(FileSelector(path, recursive=True)) if info.type == FileType.Directory else []

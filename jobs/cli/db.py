@@ -35,7 +35,7 @@ def schema_status(as_json: AsJson = False, config: Config = None) -> None:
         found = {
             "database": describe_url(database.url),
             "embedded": database.embedded,
-            "postgresql": conn.info.server_version / 10_000,
+            "postgresql": conn.info.server_version // 10_000,
             "pgvector": row[0] if row else None,
             "applied": sorted(applied(conn)),
             "pending": [migration.version for migration in pending(conn)],

@@ -49,8 +49,9 @@ def read_transcript(conn: Any, found: dict[str, Any]) -> Any:
     from cluster.formats import Transcript
 
     row = report.assets_table(conn, [found["asset_id"]])[0]
-    if (row["lanes"] or {}).get("speech") != "done":
-        raise RushesError(f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}")
     segments = [Segment.from_row(segment) for segment in ledger.read_segments(conn, found["asset_id"])]
+    # Segments of an earlier pass stay good when a later one is pending or failed.
+    if not segments and (row["lanes"] or {}).get("speech") != "done":
+        raise RushesError(f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}")
     name = Path(short_uri(row["uris"][0])).stem
     return Transcript(name, row["duration_ms"], report.transcript_language(conn, found["asset_id"]), segments)
