@@ -9,7 +9,7 @@ same two pools share each card.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cluster.errors import RushesError
 
@@ -82,7 +82,6 @@ class Plan:
     hours_per_hour: float
     bottleneck: str
     connections: int
-    notes: tuple[str, ...] = field(default=())
 
 
 def make_plan(
@@ -208,4 +207,4 @@ def explain(plan: Plan, work: Work) -> list[str]:
         f"work: {work.assets} assets, {hours:.2f} h; predicted {plan.hours_per_hour:.0f} h/h after start-up, "
         f"done in about {finish_s:.0f} s; bottleneck {plan.bottleneck}; {plan.connections} connections"
     )
-    return [*lines, *plan.notes]
+    return lines

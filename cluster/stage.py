@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from cluster.errors import classify
+from cluster.errors import FailureClass, classify
 from cluster.lanes import children
 from cluster.types import COLUMNS, with_column
 
@@ -187,8 +187,11 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
 def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
     failure = classify(error)
     message = str(error) or type(error).__name__
-    logger.info("stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message)
-    logger.debug("traceback", exc_info=error)
+    bug = error if failure is FailureClass.BUG else None
+    level = logging.WARNING if bug else logging.INFO
+    logger.log(
+        level, "stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message, exc_info=bug
+    )
     before: dict[str, Any] | None = part["error"][0].as_py()
     asked = part["lanes"][0].as_py() or ()
     serves = stage.lanes & set(asked)

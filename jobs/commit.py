@@ -52,6 +52,6 @@ def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
     return {
         "failure": classify_database(error).value,
         "stage": Commit.name,
-        "message": str(error).strip(),
+        "message": str(error).strip().partition("\n")[0],
         "lanes": lanes,
     }

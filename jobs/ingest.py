@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TextIO
 
 from actors.lanes import cache_dir, fingerprints, speech_chain
 from cluster.db import ledger, report, runs, spaces
-from cluster.db.connect import Database, find_database
+from cluster.db.connect import Database, database_errors, find_database
 from cluster.db.migrate import migrate, pending
-from cluster.db.register import all_asset_ids
+from cluster.db.register import all_asset_ids, new_refusals
 from cluster.errors import RushesError
-from cluster.media.inputs import Listing, list_inputs
-from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
+from cluster.media.inputs import SourceFile, list_inputs
+from cluster.plan import Node, Plan, Work, explain, make_plan, object_store_bytes
 from cluster.selection import FailureLimit
 from cluster.settings import Settings
 from jobs.ray_context import ray_session
@@ -25,6 +26,7 @@ from jobs.runners import run_inline_rows, run_ray_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
 from jobs.summary import Summary, summary_dict
 
+Refusals = Sequence[tuple[str, str]]
 SPACE_OF_LANE = {"voices": "voice", "texts": "text"}
 
 
@@ -76,7 +78,7 @@ def ingest(settings: Settings, options: IngestOptions, reporter: Reporter) -> Su
     """Register, run what is pending, reconcile. Raises `RushesError` for what a person can mend."""
     database = open_database(settings)
     _refuse_embedded_elsewhere(database, options.address)
-    with database.connect() as conn:
+    with database_errors(), database.connect() as conn:
         return _Ingest(conn, database, settings, options, reporter).run()
 
 
@@ -103,52 +105,57 @@ class _Ingest:
         self.started = time.monotonic()
 
     def run(self) -> Summary:
-        if not self.options.dry_run:
+        options = self.options
+        if not options.dry_run:
             runs.recover_dead_runs(self.conn)
-        listing = self._list()
+        listing = list_inputs(options.inputs, options.list_files, options.stdin)
         self.summary.ignored = listing.ignored
-        again = self.options.retry_failed or self.options.force
+        again = options.retry_failed or options.force
         files, same = changed(self.conn, listing, retry_unreadable=again)
-        if self.options.dry_run and files:
-            self.summary.notes.append(f"{len(files)} new or changed file(s) would be read first")
-        begun = bool(files or listing.unreadable) and not self.options.dry_run
-        if begun:
+        refused = listing.unreadable if again else new_refusals(self.conn, listing.unreadable)
+        if options.dry_run:
+            return self._dry_run(len(files) + len(refused), list(same.values()), list(same))
+        if files or refused:
             self._begin()
-        registered = self._register(files if begun else [], listing)
+        try:
+            return self._work(files, same, refused)
+        except (KeyboardInterrupt, _TooManyFailuresError, RushesError) as error:
+            if self.summary.run_id is None:
+                raise
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if not interrupted:
+                self.summary.notes.append(f"error: {error}")
+            return self._reconcile({}, "interrupted" if interrupted else "failed")
+        except BaseException:
+            with suppress(Exception):
+                runs.finish_run(self.conn, self.run_id, "failed", self._record())
+            raise
+
+    def _work(self, files: Sequence[SourceFile], same: Mapping[str, int], refused: Refusals) -> Summary:
+        registered = self._register(files, refused)
         ids = sorted({*same.values(), *registered.assets}) if self._named() else all_asset_ids(self.conn)
-        found = [*same, *registered.asset_ids]
-        rows = self._pending(ids, found, registered if begun else Registered())
-        work = Work(sum(row.duration_ms or 0 for row in rows) / 1000, len(rows))
-        if self.options.dry_run:
-            return self._dry_run(work, rows)
+        rows = self._pending(ids, [*same, *registered.asset_ids], registered)
         if not rows and not registered.unreadable and not registered.no_content:
-            return self._nothing(ids, begun)
-        if not begun:
+            return self._nothing(ids)
+        if self.summary.run_id is None:
             self._begin()
-        return self._execute(rows, work, registered)
+        return self._execute(rows, registered)
 
     def _named(self) -> bool:
         return bool(self.options.inputs or self.options.list_files)
-
-    def _list(self) -> Listing:
-        return list_inputs(self.options.inputs, self.options.list_files, self.options.stdin)
 
     def _begin(self) -> None:
         config = {**settings_to_dict(self.settings), "lanes": list(self.options.lanes)}
         runs.start_run(self.conn, self.run_id, "ingest", config)
         self.summary.run_id = str(self.run_id)
 
-    def _register(self, files: Sequence[Any], listing: Listing) -> Registered:
-        if not files and not listing.unreadable:
-            return Registered()
+    def _register(self, files: Sequence[SourceFile], refused: Refusals) -> Registered:
+        if not files:
+            return Registered(no_content=list(refused))
         registered = register(
-            self.conn,
-            files,
-            self.settings,
-            cache_dir(self.settings),
-            lambda done: self.reporter.registering(done, len(files)),
+            self.conn, files, cache_dir(self.settings), lambda done: self.reporter.registering(done, len(files))
         )
-        registered.no_content.extend(listing.unreadable)
+        registered.no_content.extend(refused)
         return registered
 
     def _pending(self, ids: Sequence[int], found: Sequence[str], registered: Registered) -> list[ledger.PendingRow]:
@@ -181,18 +188,23 @@ class _Ingest:
             if lane in self.options.lanes
         }
 
-    def _dry_run(self, work: Work, rows: Sequence[ledger.PendingRow]) -> Summary:
+    def _dry_run(self, unread: int, ids: Sequence[int], found: Sequence[str]) -> Summary:
+        rows = self._pending(ids if self._named() else all_asset_ids(self.conn), found, Registered())
+        work = _work_of(rows)
         self.summary.state, self.summary.planned = "dry-run", len(rows)
         self.summary.media_h = work.media_s / 3600
-        self.reporter.planned(self._plan(work, [this_node(self.settings)]), work)
+        if unread:
+            self.summary.notes.append(f"{unread} new or changed file(s) would be read first")
+        if rows:
+            self.summary.notes.extend(explain(self._plan(work, [this_node(self.settings)]), work))
         return self.summary
 
-    def _nothing(self, ids: Sequence[int], begun: bool) -> Summary:
+    def _nothing(self, ids: Sequence[int]) -> Summary:
         summary = self.summary
         summary.known = ledger.count_states(self.conn, ids, self.prints, self.options.lanes)
         if summary.known.get("done"):
             self._activate(self._spaces())
-        if begun:
+        if summary.run_id is not None:
             runs.finish_run(self.conn, self.run_id, "done", self._record())
         return summary
 
@@ -204,7 +216,7 @@ class _Ingest:
     def _runner(self) -> str:
         return "ray" if self.options.address is not None else self.settings.runner
 
-    def _execute(self, rows: Sequence[ledger.PendingRow], work: Work, registered: Registered) -> Summary:
+    def _execute(self, rows: Sequence[ledger.PendingRow], registered: Registered) -> Summary:
         summary = self.summary
         summary.failed = len(registered.unreadable) + len(registered.no_content)
         states = ledger.count_states(self.conn, registered.assets, self.prints, self.options.lanes)
@@ -212,24 +224,18 @@ class _Ingest:
         summary.planned = len(rows) + summary.failed + summary.skipped
         runs.set_planned(self.conn, self.run_id, summary.planned)
         made = self._spaces()
-        state = "done"
-        try:
-            if self.options.max_failures.exceeded(summary.failed, summary.finished):
-                raise _TooManyFailuresError
-            if rows:
-                self._stream(rows, work, made)
-        except KeyboardInterrupt:
-            state = "interrupted"
-        except _TooManyFailuresError:
-            state = "failed"
-            summary.notes.append(
-                f"stopped after {summary.failed} failed of {summary.finished} finished (--max-failures): "
+        self._bear_failures()
+        if rows:
+            self._stream(rows, _work_of(rows), made)
+        return self._reconcile(made, "done")
+
+    def _bear_failures(self) -> None:
+        summary = self.summary
+        if self.options.max_failures.exceeded(summary.failed, summary.finished):
+            raise _TooManyFailuresError(
+                f"stopped after {summary.failed} failed of {summary.finished} finished (--max-failures); "
                 "without --force the same command goes on with the rest"
             )
-        except BaseException:
-            runs.finish_run(self.conn, self.run_id, "failed", self._record())
-            raise
-        return self._reconcile(rows, made, state)
 
     def _stream(self, rows: Sequence[ledger.PendingRow], work: Work, made: dict[str, spaces.Space]) -> None:
         spec = JobSpec(
@@ -262,15 +268,14 @@ class _Ingest:
         plan: Plan,
         stream: Callable[[], Iterator[dict[str, Any]]],
     ) -> None:
-        summary, limit = self.summary, self.options.max_failures
+        summary = self.summary
         summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
         self.reporter.planned(plan, work)
         try:
             for row in stream():
                 self._count(row)
                 self.reporter.finished(row, summary)
-                if limit.exceeded(summary.failed, summary.finished):
-                    raise _TooManyFailuresError
+                self._bear_failures()
         except (KeyboardInterrupt, _TooManyFailuresError):
             # Here, while the actors still live: Ray's end would cut their commits off.
             runs.close_gate(self.conn, self.run_id)
@@ -288,13 +293,14 @@ class _Ingest:
             summary.notes.append(f"not committed: {row['uri']}: {row['error']['message']}")
         else:
             summary.skipped += 1
+            summary.notes.append(f"left to another run: {row['uri']}")
         for timing in row["timings"] or ():
             summary.stage_s[timing["stage"]] = summary.stage_s.get(timing["stage"], 0.0) + timing["seconds"]
         if not summary.start_up_s:
             elapsed = report.first_claim(self.conn, self.run_id)
             summary.start_up_s = max(0.0, time.monotonic() - self.started - (elapsed or 0.0))
 
-    def _reconcile(self, rows: Sequence[ledger.PendingRow], made: dict[str, spaces.Space], state: str) -> Summary:
+    def _reconcile(self, made: Mapping[str, spaces.Space], state: str) -> Summary:
         summary = self.summary
         summary.wall_s = report.first_claim(self.conn, self.run_id) or 0.0
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
@@ -312,7 +318,7 @@ class _Ingest:
         runs.finish_run(self.conn, self.run_id, state, self._record())
         return summary
 
-    def _activate(self, made: dict[str, spaces.Space]) -> None:
+    def _activate(self, made: Mapping[str, spaces.Space]) -> None:
         for kind in SPACE_OF_LANE.values():
             if kind not in made:
                 continue
@@ -328,3 +334,7 @@ class _Ingest:
 
     def _record(self) -> dict[str, Any]:
         return summary_dict(self.summary)
+
+
+def _work_of(rows: Sequence[ledger.PendingRow]) -> Work:
+    return Work(sum(row.duration_ms or 0 for row in rows) / 1000, len(rows))

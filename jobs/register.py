@@ -18,7 +18,6 @@ from uuid import UUID
 from cluster.db import register as db
 from cluster.errors import StageError, classify
 from cluster.media.inputs import Listing, SourceFile
-from cluster.settings import Settings
 
 PROBE_DEADLINE_S = 60.0
 PROBE_MEMORY_BYTES = 2 * 2**30
@@ -33,7 +32,6 @@ class Registered:
     asset_ids: dict[str, int] = field(default_factory=dict)
     unreadable: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     no_content: list[tuple[str, str]] = field(default_factory=list)
-    new_assets: int = 0
 
     @property
     def assets(self) -> list[int]:
@@ -70,7 +68,6 @@ def _unchanged(file: SourceFile, known: db.KnownSource) -> bool:
 def register(
     conn: Any,
     files: Sequence[SourceFile],
-    settings: Settings,
     cache_dir: Path,
     on_file: Callable[[int], None] = lambda done: None,
 ) -> Registered:
@@ -88,11 +85,9 @@ def _commit(conn: Any, found: _Found, registered: Registered) -> None:
         registered.no_content.append((file.uri, found.message or "cannot be read"))
         return
     with conn.transaction():
-        new = found.asset.sha256 not in db.known_assets(conn, [found.asset.sha256])
         asset_id = db.add_asset(conn, found.asset)
         db.add_source(conn, file.uri, asset_id, file.byte_size, file.mtime_ns, file.etag)
     registered.asset_ids[file.uri] = asset_id
-    registered.new_assets += new
     if found.failure is not None:
         registered.unreadable[asset_id] = (file.uri, found.failure, found.message or "")
 

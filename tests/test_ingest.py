@@ -15,7 +15,7 @@ from cluster.selection import parse_failure_limit
 from jobs.cli.progress import LineReporter
 from jobs.summary import describe
 from tests.archive import run
-from tests.media_factory import write_wav
+from tests.media_factory import silence, write_wav
 from tests.tiny_text_model import tiny_text_model
 
 
@@ -138,6 +138,8 @@ def test_limits_dry_runs_and_failure_limits(db_url, media, tmp_path):
     dry = run(db_url, [str(media)], dry_run=True)
     assert dry.exit_code == 0
     assert "would be read first" in describe(dry)[0]
+    planned = run(db_url, [str(media / "silence.wav")], limit=1, dry_run=True)
+    assert planned.run_id is None
     bad = tmp_path / "bad"
     bad.mkdir()
     for number in range(3):
@@ -184,3 +186,19 @@ def test_a_file_that_changed_is_another_asset(db_url, tmp_path):
 def test_a_missing_input_is_the_users_to_mend(db_url):
     with pytest.raises(UsageError, match="/no/such/folder"):
         run(db_url, ["/no/such/folder"])
+
+
+def test_a_run_that_cannot_work_ends_with_its_reason_and_its_line(db_url, media):
+    summary = run(db_url, [str(media / "call.wav")], {"language": "de"})
+    assert summary.exit_code == 1
+    *_, reason, last = describe(summary)
+    assert "does not know language 'de'" in reason
+    assert last.endswith(f"0 ok · 0 failed · 0 skipped · run {summary.run_id[:8]}")
+
+
+def test_an_unreadable_name_is_told_once(db_url, tmp_path):
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    write_wav(tmp_path / "one.wav", silence(1), 16_000)
+    first = run(db_url, [str(tmp_path)])
+    assert (first.ok, first.failed, first.exit_code) == (1, 1, 3)
+    assert run(db_url, [str(tmp_path)]).state == "nothing"

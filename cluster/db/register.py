@@ -46,13 +46,6 @@ def known_sources(conn: psycopg.Connection[Any], uris: Sequence[str]) -> dict[st
     return {uri: KnownSource(*rest) for uri, *rest in rows}
 
 
-def known_assets(conn: psycopg.Connection[Any], sha256s: Sequence[str]) -> dict[str, int]:
-    """SHA-256 (hex) -> asset id."""
-    digests = [bytes.fromhex(text) for text in sha256s]
-    rows = conn.execute("SELECT sha256, asset_id FROM assets WHERE sha256 = ANY(%s)", (digests,))
-    return {bytes(sha256).hex(): asset_id for sha256, asset_id in rows}
-
-
 _COLUMNS = (
     "byte_size", "media_kind", "container", "duration_ms", "audio_stream", "width", "height", "fps",
     "sample_rate_hz", "channels", "recorded_at", "recorded_at_origin",
@@ -122,6 +115,15 @@ def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -
         "SELECT asset_id FROM assets WHERE asset_id = ANY(%s) AND media_kind IS NULL", (list(asset_ids),)
     )
     return {row[0] for row in rows}
+
+
+def new_refusals(conn: psycopg.Connection[Any], refused: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the (uri, reason) pairs that are not on record yet."""
+    rows = conn.execute(
+        "SELECT uri, message FROM failures WHERE asset_id IS NULL AND uri = ANY(%s)", ([uri for uri, _ in refused],)
+    )
+    known = set(rows.fetchall())
+    return [pair for pair in refused if tuple(pair) not in known]
 
 
 def all_asset_ids(conn: psycopg.Connection[Any]) -> list[int]:

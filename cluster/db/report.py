@@ -118,7 +118,7 @@ def find_run(conn: psycopg.Connection[Any], prefix: str) -> dict[str, Any]:
         " WHERE run_id::text LIKE %(prefix)s || '%%' LIMIT 2",
         {"prefix": prefix},
     )
-    if len(rows) != 1:
+    if len(rows) != 1 or not set(prefix) <= set("0123456789abcdef-"):
         raise UsageError(f"{'several runs begin' if rows else 'no run begins'} with {prefix!r}: see `rushes status`")
     return rows[0]
 

@@ -28,10 +28,11 @@ def settings_from(config: Path | None, **flags: Any) -> Settings:
 @contextmanager
 def corpus(config: Path | None) -> Iterator[Any]:
     """A connection to the corpus of the settings, schema checked."""
+    from cluster.db.connect import database_errors
     from jobs.ingest import open_database
 
     database = open_database(settings_from(config))
-    with database.connect() as conn:
+    with database_errors(), database.connect() as conn:
         yield conn
 
 
@@ -42,10 +43,14 @@ def print_json(value: Any) -> None:
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:
     """Left-aligned columns as wide as their content."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[_one_line(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [header, *texts]) for i in range(len(header))]
     for line in [header, *texts]:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:

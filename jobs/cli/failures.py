@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,10 +20,10 @@ def list_failures(
     run: Run = None, failure: Class = None, lane: Lane = None, as_json: AsJson = False, config: Config = None
 ) -> None:
     """Everything that is failed now, one line each."""
-    from cluster.db.report import FailureFilter, open_failures
+    from cluster.db.report import open_failures
 
     with corpus(config) as conn:
-        rows = open_failures(conn, FailureFilter(run, failure, lane))
+        rows = open_failures(conn, checked_filter(conn, run, failure, lane))
     if as_json:
         print_json(rows)
         return
@@ -64,11 +64,11 @@ def retry(
     run: Run = None, failure: Class = None, lane: Lane = None, quiet: bool = False, config: Config = None
 ) -> None:
     """Ingest again the sources that failed, with the present settings."""
-    from cluster.db.report import FailureFilter, open_failures
+    from cluster.db.report import open_failures
     from jobs.cli.ingest import run_options
 
     with corpus(config) as conn:
-        failed = sorted({row["uri"] for row in open_failures(conn, FailureFilter(run, failure, lane))})
+        failed = sorted({row["uri"] for row in open_failures(conn, checked_filter(conn, run, failure, lane))})
     uris = [uri for uri in failed if "://" in uri or Path(uri).exists()]
     for uri in sorted(set(failed) - set(uris)):
         typer.echo(f"gone: {uri}", err=True)
@@ -76,3 +76,15 @@ def retry(
         typer.echo("nothing failed" if not failed else "nothing left to retry")
         return
     run_options(config, inputs=uris, retry_failed=True, quiet=quiet)
+
+
+def checked_filter(conn: Any, run: str | None, failure: str | None, lane: str | None) -> Any:
+    """The filter of these flags; `UsageError` for a run, class or lane that does not exist."""
+    from cluster.db.report import FailureFilter, find_run
+    from cluster.errors import FailureClass, UsageError
+    from cluster.lanes import LANES
+
+    for flag, value, known in (("--class", failure, [str(c) for c in FailureClass]), ("--lane", lane, LANES)):
+        if value is not None and value not in known:
+            raise UsageError(f"{flag} {value!r}: choose from {', '.join(known)}")
+    return FailureFilter(find_run(conn, run)["run_id"] if run else None, failure, lane)

@@ -31,8 +31,10 @@ def plan(
     settings, wanted = settings_from(config), parse_lanes(lanes)
     with corpus(config) as conn:
         row = conn.execute("SHOW max_connections").fetchone()
-        chosen = ledger.Selection(all_asset_ids(conn))
-        rows, _ = ledger.pending_rows(conn, chosen, fingerprints(settings), wanted)
+        ids, prints = all_asset_ids(conn), fingerprints(settings)
+        with conn.transaction(force_rollback=True):
+            ledger.ensure_units(conn, ids, prints, list(prints))
+            rows, _ = ledger.pending_rows(conn, ledger.Selection(ids), prints, wanted)
     work = Work(sum(r.duration_ms or 0 for r in rows) / 1000, len(rows))
     if hours is not None:
         work = Work(hours * 3600, max(1, round(hours)))

@@ -43,7 +43,7 @@ def _corpus(conn: Any, limit: int, as_json: bool) -> None:
     typer.echo(
         f"{totals['assets']} assets from {totals['sources']} sources, {totals['media_ms'] / 3_600_000:.2f} h; "
         f"{totals['segments']} segments, {totals['voices']} voices, {totals['chunks']} chunks; "
-        f"{totals['pending']} units pending, {totals['failed']} assets failed"
+        f"{totals['pending']} units pending under any settings, {totals['failed']} assets failed"
     )
     for space in spaces.list_spaces(conn):
         mark = "active" if space.is_active else "kept"
