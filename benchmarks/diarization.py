@@ -20,7 +20,7 @@ from actors.diarize import Diarize
 from actors.speech_activity import SpeechActivity
 from benchmarks.report import write_result
 from cluster.profiles import choose
-from cluster.stage import run_stage
+from cluster.stage import load_stages, run_stage
 from cluster.types import SAMPLE_RATE_HZ, audio_array, rows_table, with_column
 
 SPEAKERS = Path(__file__).parents[2] / "shared" / "media" / "speakers"
@@ -70,14 +70,14 @@ def spoken(audio: Audio) -> Any:
     """One row with audio and speech regions."""
     table = with_column(rows_table([{"asset_id": 1, "lanes": ["speech"]}]), "audio", audio_array([audio]))
     activity = SpeechActivity()
-    activity.load()
+    load_stages([activity])
     return run_stage(activity, table)
 
 
 def diarized(row: Any, count: int | None) -> tuple[list[Turn], float]:
     """Turns in seconds, and the CPU seconds they took with the model loaded and one thread."""
     stage = Diarize(CHOICE, count, count)
-    stage.load()
+    load_stages([stage])
     began = time.process_time()
     out = run_stage(stage, row).to_pylist()[0]
     cpu_s = time.process_time() - began
@@ -134,7 +134,7 @@ def speaker_clips() -> dict[str, list[Audio]]:
     import soundfile
 
     activity = SpeechActivity()
-    activity.load()
+    load_stages([activity])
     clips: dict[str, list[Audio]] = {}
     for path in sorted(SPEAKERS.glob("*.flac")):
         audio, _ = soundfile.read(path, dtype="int16")

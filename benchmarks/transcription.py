@@ -26,7 +26,7 @@ from actors.transcribe import Transcribe
 from benchmarks.report import write_result
 from benchmarks.wer import WordErrors, word_errors
 from cluster.profiles import choose
-from cluster.stage import run_stages
+from cluster.stage import load_stages, run_stages
 from cluster.types import SAMPLE_RATE_HZ, audio_array, rows_table, with_column
 
 READING = Path(__file__).parents[2] / "shared/media/reading"
@@ -86,7 +86,7 @@ def systems() -> dict[str, System]:
     model = WhisperModel(weights, device="cpu", compute_type=choice.precision, cpu_threads=1, num_workers=1)
     pipeline = BatchedInferencePipeline(model)
     activity, transcribe = SpeechActivity(), Transcribe(choice)
-    activity.load()
+    load_stages([activity])
     transcribe.attach(model, pipeline)
 
     def sequential(audio: np.ndarray) -> Outcome:
