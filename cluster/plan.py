@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from cluster.errors import RushesError
 
 HEAR = ("decode", "speech_activity", "transcribe")
-SPEAK = ("diarize", "segments", "voices", "texts")
 INLINE_BELOW_S = 1_800.0
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
@@ -29,12 +28,15 @@ class PlanError(RushesError):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one actor of a group needs and does: defaults measured with the bundled models."""
+    """What one actor of a group needs and does.
+
+    The CPU figures are measured with the bundled models on two cores; the GPU shares and the GPU
+    rate are assumptions, and a prediction from them is one too.
+    """
 
     fused_gib: float = 2.2
     hear_gib: float = 0.7
     speak_gib: float = 1.8
-    load_s: float = 8.0
     fused_x_realtime: float = 13.0
     hear_share_of_work: float = 0.8
     hear_gpu_share: float = 0.45

@@ -67,7 +67,7 @@ def probe(path: str) -> Probe:
             audio_stream=audio.index if audio else None,
             width=picture.width if picture and (video or still) else None,
             height=picture.height if picture and (video or still) else None,
-            fps=float(rate) if video and not still and (rate := video.average_rate or video.guessed_rate) else None,
+            fps=_fps(video) if video and not still else None,
             sample_rate_hz=audio.sample_rate if audio else None,
             channels=audio.channels if audio else None,
             recorded_at=_tagged(container),
