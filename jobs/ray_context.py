@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ WORKER_ENV = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+KNOCK_S = 10.0
 
 
 @contextmanager
@@ -66,12 +68,28 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
 
 
 def _join(address: str, common: dict[str, Any]) -> None:
+    knock(address)
     import ray
 
     try:
         ray.init(address, **common)
     except ConnectionError as error:
-        raise RushesError(f"no Ray cluster at {address}: start one, or leave --address out") from error
+        raise RushesError(_no_cluster(address)) from error
+
+
+def knock(address: str) -> None:
+    """Ask whether anything listens at `HOST:PORT`; Ray itself would wait for minutes. Raises `RushesError`."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except OSError as error:
+        raise RushesError(_no_cluster(address)) from error
+
+
+def _no_cluster(address: str) -> str:
+    return f"no Ray cluster at {address}: start one, or leave --address out"
 
 
 def set_data_context(longest_unit_s: float) -> None:
