@@ -248,7 +248,7 @@ class _Ingest:
         )
         plan = self._plan(work, [this_node(self.settings)])
         if plan.runner == "inline":
-            self._consume(rows, work, plan, lambda: run_inline_rows(spec, plan, rows))
+            self._consume(work, plan, lambda: run_inline_rows(spec, plan, rows))
             return
         longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
         with ray_session(
@@ -259,15 +259,9 @@ class _Ingest:
         ) as nodes:
             if self.options.address is not None:
                 plan = self._plan(work, nodes)
-            self._consume(rows, work, plan, lambda: run_ray_rows(spec, plan, rows))
+            self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows))
 
-    def _consume(
-        self,
-        rows: Sequence[ledger.PendingRow],
-        work: Work,
-        plan: Plan,
-        stream: Callable[[], Iterator[dict[str, Any]]],
-    ) -> None:
+    def _consume(self, work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]) -> None:
         summary = self.summary
         summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
         self.reporter.planned(plan, work)
