@@ -196,7 +196,7 @@ def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
     asked = part["lanes"][0].as_py() or ()
     serves = stage.lanes & set(asked)
     lanes = {*serves, *children(serves), *_blocked(before, asked)}
-    record = {"failure": failure.value, "stage": stage.name, "message": message}
+    record = {"failure": failure.value, "stage": stage.name, "message": message, "attempts": 1}
     if before is not None:
         record = {**before, "message": f"{before['message']}; {stage.name}: {message}"}
     return _with_nulls(stage, with_column(part, "error", [{**record, "lanes": sorted(lanes)}]))

@@ -50,7 +50,13 @@ CHUNK = pa.struct(
 )
 UNIT = pa.struct({"lane": pa.string(), "fingerprint": pa.string(), "generation": pa.int64()})
 ERROR = pa.struct(
-    {"failure": pa.string(), "stage": pa.string(), "message": pa.string(), "lanes": pa.list_(pa.string())}
+    {
+        "failure": pa.string(),
+        "stage": pa.string(),
+        "message": pa.string(),
+        "lanes": pa.list_(pa.string()),
+        "attempts": pa.int32(),
+    }
 )
 TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64()})
 TRANSCRIPT = pa.struct(
@@ -67,6 +73,8 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "asset_id": pa.int64(),
     "sha256": pa.string(),
     "uri": pa.string(),
+    "byte_size": pa.int64(),
+    "mtime_ns": pa.int64(),
     "audio_stream": pa.int32(),
     "duration_ms": pa.int64(),
     "lanes": pa.list_(pa.string()),
@@ -86,7 +94,10 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "chunks": pa.list_(CHUNK),
     "outcome": pa.string(),
 }
-ROW = ("asset_id", "sha256", "uri", "audio_stream", "duration_ms", "lanes", "units", "error", "timings")
+ROW = (
+    "asset_id", "sha256", "uri", "byte_size", "mtime_ns", "audio_stream", "duration_ms",
+    "lanes", "units", "error", "timings",
+)  # fmt: skip
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -35,6 +35,8 @@ def _as_dict(row: PendingRow) -> dict[str, Any]:
         "asset_id": row.asset_id,
         "sha256": row.sha256,
         "uri": row.uri,
+        "byte_size": row.byte_size,
+        "mtime_ns": row.mtime_ns,
         "audio_stream": row.audio_stream,
         "duration_ms": row.duration_ms,
         "lanes": list(row.lanes),

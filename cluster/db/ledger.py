@@ -81,25 +81,27 @@ class PendingRow:
     asset_id: int
     sha256: str
     uri: str
+    byte_size: int
+    mtime_ns: int | None
     audio_stream: int | None
     duration_ms: int | None
     lanes: tuple[str, ...]
 
 
 _PENDING = """
-SELECT a.asset_id, a.sha256, s.uri,
+SELECT a.asset_id, a.sha256, s.uri, s.byte_size, s.mtime_ns,
        a.audio_stream, a.duration_ms,
        array_agg(u.lane) FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
          OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
 FROM units u JOIN assets a USING (asset_id) CROSS JOIN LATERAL
-  (SELECT uri FROM sources WHERE asset_id = a.asset_id
+  (SELECT uri, byte_size, mtime_ns FROM sources WHERE asset_id = a.asset_id
    ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s
 WHERE u.asset_id = ANY(%(ids)s) AND a.audio_stream IS NOT NULL
   AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
-GROUP BY a.asset_id, s.uri
+GROUP BY a.asset_id, s.uri, s.byte_size, s.mtime_ns
 HAVING bool_or(u.state = ANY(%(states)s) AND u.lane = ANY(%(lanes)s))
 """
 _LONGEST = " ORDER BY a.duration_ms DESC NULLS LAST, a.sha256"
@@ -127,12 +129,12 @@ def pending_rows(
         },
     ).fetchall()
     ready, waiting = [], 0
-    for asset_id, sha256, uri, stream, duration_ms, wanted, done in rows:
+    for asset_id, sha256, *source, wanted, done in rows:
         runnable = runnable_lanes(wanted, done or ())
         if not runnable:
             waiting += 1
             continue
-        ready.append(PendingRow(asset_id, bytes(sha256).hex(), uri, stream, duration_ms, runnable))
+        ready.append(PendingRow(asset_id, bytes(sha256).hex(), *source, runnable))
     return ready[: selection.limit], waiting
 
 
