@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint lock bench clean
+.PHONY: install demo test lint lock bench chaos clean
 
 install: $(STAMP)
 
@@ -41,6 +41,11 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.transcription
 	$(PY) -m benchmarks.diarization
 	$(PY) -m benchmarks.ingest
+
+# Kill drivers, actors, writers, decoders, connections and servers N times each (21 meet every point), a quarter of a minute a run.
+N ?= 21
+chaos: $(STAMP)
+	$(PY) -m benchmarks.chaos --runs $(N)
 
 clean:
 	rm -rf $(VENV) demo

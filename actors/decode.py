@@ -7,25 +7,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.errors import BadMediaError
+from cluster.errors import BadMediaError, StageError
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID
-from cluster.media.store import local_path
+from cluster.media.hashing import ChangingError, Stamp
+from cluster.media.store import Fetched, find_registered
 from cluster.types import audio_array, with_column
 
 MS_PER_HOUR = 3_600_000
+# A file may be replaced between the look at it and its opening; one that is replaced again and again is given up.
+READS = 3
 
 
 class Decode:
     """Adds `audio` (int16, 16 kHz, mono) and `audio_sha256`, through one media child.
 
     A row may take `base_s` plus `s_per_hour` for each hour of media; unknown lengths count as one hour.
+    What is decoded is the registered content: a file that changed since fails its row.
     """
 
     name = "decode"
     version = 1
     lanes = frozenset({"speech", "voices"})
-    needs = ("uri", "sha256", "audio_stream", "duration_ms")
+    needs = ("uri", "sha256", "byte_size", "mtime_ns", "audio_stream", "duration_ms")
     adds = ("audio", "audio_sha256")
     drops = ()
 
@@ -44,7 +48,7 @@ class Decode:
         """Nothing: the child starts with the first row."""
 
     def process(self, table: pa.Table) -> pa.Table:
-        """Decode row by row; raises what `MediaChild.decode` raises."""
+        """Decode row by row; raises what `MediaChild.decode` raises, `FileNotFoundError` for a file that is gone."""
         decoded = [self._decode(row) for row in table.select(self.needs).to_pylist()]
         table = with_column(table, "audio", audio_array([sound.samples for sound in decoded]))
         return with_column(table, "audio_sha256", [sound.sha256 for sound in decoded])
@@ -56,9 +60,23 @@ class Decode:
     def _decode(self, row: dict[str, Any]) -> Decoded:
         if row["audio_stream"] is None:
             raise BadMediaError("no audio stream")
-        path = local_path(row["uri"], row["sha256"], self.cache_dir)
         self.decodes += 1
-        return self.child.decode(str(path), row["audio_stream"], self._deadline_s(row["duration_ms"]))
+        deadline_s = self._deadline_s(row["duration_ms"])
+        for _ in range(READS):
+            known = self._find(row)
+            try:
+                decoded = self.child.decode(known.path, row["audio_stream"], deadline_s)
+            except (StageError, OSError):
+                if self._find(row) == known:
+                    raise
+                continue
+            if decoded.stamp == known.stamp:
+                return decoded
+        raise ChangingError(f"{row['uri']} keeps changing while it is decoded: ingest it again when it is complete")
+
+    def _find(self, row: dict[str, Any]) -> Fetched:
+        stamp = None if row["mtime_ns"] is None else Stamp(row["byte_size"], row["mtime_ns"])
+        return find_registered(row["uri"], row["sha256"], stamp, self.cache_dir)
 
     def _deadline_s(self, duration_ms: int | None) -> float:
         hours = 1.0 if duration_ms is None else duration_ms / MS_PER_HOUR

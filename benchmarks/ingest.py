@@ -26,7 +26,8 @@ from cluster.settings import load_settings
 from cluster.types import SAMPLE_RATE_HZ
 from jobs.cli.progress import LineReporter
 from jobs.demo import call_path
-from jobs.ingest import IngestOptions, ingest
+from jobs.ingest import ingest
+from jobs.job import IngestOptions
 
 PAUSE_S = 0.5
 FILE_S = 60.0

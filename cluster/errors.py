@@ -25,9 +25,29 @@ class UsageError(RushesError):
 
 
 class StageError(Exception):
-    """A stage could not do its work on one row; becomes data on that row."""
+    """A stage could not do its work on one row; becomes data on that row.
+
+    `attempts` is how many failed attempts it stands for.
+    """
 
     failure = FailureClass.BUG
+    attempts: int = 1
+
+
+class ProcessDiedError(StageError):
+    """`attempts` processes died while they worked on the row."""
+
+    failure = FailureClass.CRASH
+
+    def __init__(self, message: str, attempts: int) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+
+
+class HangError(ProcessDiedError):
+    """The work on the row passed its deadline and its process was ended; `attempts` processes died on it."""
+
+    failure = FailureClass.TIMEOUT
 
 
 class BadMediaError(StageError):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from cluster.errors import RushesError
 
 HEAR = ("decode", "speech_activity", "transcribe")
-INLINE_BELOW_S = 1_800.0
+ALONE_BELOW_S = 1_800.0
+ALONE = ("inline", "worker")
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
 LEAST_STORE_BYTES = 512 * 2**20
@@ -99,8 +100,9 @@ def make_plan(
     rates = rates or Rates()
     cpus = sum(node.cpus for node in nodes)
     gpus = [gib for node in nodes for gib in node.gpu_gib]
-    if runner == "inline" or (runner == "auto" and work.media_s < INLINE_BELOW_S and not gpus):
-        plan = _inline(work, cpus, stages, rates, forced=runner == "inline")
+    small = work.media_s < ALONE_BELOW_S and not gpus
+    if runner in ALONE or (runner == "auto" and small):
+        plan = _alone(work, cpus, stages, rates, runner)
     elif gpus:
         plan = _on_gpus(cpus, gpus, stages, rates)
     else:
@@ -108,14 +110,13 @@ def make_plan(
     return check(plan, nodes, max_connections)
 
 
-def _inline(work: Work, cpus: int, stages: Sequence[str], rates: Rates, *, forced: bool) -> Plan:
-    group = Group("inline", tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
-    why = (
-        "asked for"
-        if forced
-        else (f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {INLINE_BELOW_S / 60:.0f} min")
-    )
-    return Plan("inline", (group,), why, rates.fused_x_realtime * min(cpus, 1.25), "inline", 2)
+def _alone(work: Work, cpus: int, stages: Sequence[str], rates: Rates, runner: str) -> Plan:
+    why = "asked for"
+    if runner == "auto":
+        runner = "worker"
+        why = f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {ALONE_BELOW_S / 60:.0f} min"
+    group = Group(runner, tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
+    return Plan(runner, (group,), why, rates.fused_x_realtime * min(cpus, 1.25), runner, 2)
 
 
 def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:

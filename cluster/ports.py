@@ -15,6 +15,9 @@ class VoiceCache(Protocol):
         """(start_sample, end_sample) -> unit vector of shape (dimension,), float32."""
         ...
 
+    def close(self) -> None:
+        """Let go of what the lookups needed; may be called twice."""
+
 
 class EmptyVoiceCache:
     """Knows nothing: every voice is computed."""
@@ -22,3 +25,6 @@ class EmptyVoiceCache:
     def lookup(self, audio_sha256: str) -> dict[tuple[int, int], NDArray[np.float32]]:
         """No voices."""
         return {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -69,8 +69,12 @@ class Settings(BaseSettings):
 
     decode_base_s: float = Field(60.0, gt=0)
     decode_s_per_hour: float = Field(600.0, gt=0)
+    database_wait_s: float = Field(60.0, ge=0)
     decode_memory_bytes: int = Field(4 * 2**30, ge=2**28)
-    runner: Literal["auto", "inline", "ray"] = "auto"
+    stage_base_s: float = Field(600.0, gt=0)
+    stage_s_per_hour: float = Field(18_000.0, gt=0)
+    retry_base_s: float = Field(5.0, gt=0)
+    runner: Literal["auto", "inline", "worker", "ray"] = "auto"
     cpus: int | None = Field(None, ge=1)
     worker_niceness: int = Field(0, ge=0, le=19)
 

@@ -15,10 +15,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from cluster.errors import FailureClass, classify
+from cluster.faults import FaultPoint, reach
+from cluster.guard import NO_GUARD, Guard
 from cluster.lanes import children
-from cluster.types import COLUMNS, with_column
+from cluster.types import COLUMNS, add_error, errors_of, with_column
 
 logger = logging.getLogger(__name__)
+_POINTS = {point.value: point for point in FaultPoint}
 
 
 class Stage(Protocol):
@@ -91,17 +94,20 @@ def check_columns(stages: Iterable[Stage], available: Iterable[str]) -> frozense
     return frozenset(columns)
 
 
-def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
+def run_stage(stage: Stage, table: pa.Table, guard: Guard = NO_GUARD) -> pa.Table:
     """Run one stage; every row comes out, with its id, in its place.
 
     A row passes by untouched when the stage serves none of its lanes, or only lanes that an earlier
     error blocks. An exception is charged to the row that causes it: a failing batch is halved until
-    that row is alone, and its `error` then blocks the stage's lanes and their children.
+    that row is alone, and its `error` then blocks the stage's lanes and their children. `guard` stands
+    around each call.
     """
+    if getattr(stage, "settles", False):
+        guard = NO_GUARD
     started = time.perf_counter()
     wanted = _wanted(stage, table)
     picked = [row for row, yes in enumerate(wanted) if yes]
-    parts = [_run_rows(stage, table, picked)] if picked else []
+    parts = [_run_rows(stage, table, picked, guard)] if picked else []
     rest = [row for row, yes in enumerate(wanted) if not yes]
     if rest or not picked:
         parts.append(_with_nulls(stage, table.take(rest) if picked else table))
@@ -126,10 +132,10 @@ def load_stages(stages: Iterable[Stage]) -> None:
     threadpool_limits(limits=1, user_api="blas")
 
 
-def run_stages(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
+def run_stages(stages: Sequence[Stage], table: pa.Table, guard: Guard = NO_GUARD) -> pa.Table:
     """Run a group of stages over one table, in order."""
     for stage in stages:
-        table = run_stage(stage, table)
+        table = run_stage(stage, table, guard)
     return table
 
 
@@ -145,26 +151,35 @@ def _wanted(stage: Stage, table: pa.Table) -> list[bool]:
 
 
 def _blocked(error: Mapping[str, Any] | None, lanes: Iterable[str] | None) -> set[str]:
-    """The lanes an error blocks: those it names, every lane of the row when it names none."""
-    if error is None:
-        return set()
-    return set(lanes or ()) if error["lanes"] is None else set(error["lanes"])
+    """The lanes that the row's errors block."""
+    every = set(lanes or ())
+    return set().union(*(every if one["lanes"] is None else one["lanes"] for one in errors_of(error)))
 
 
-def _run_rows(stage: Stage, table: pa.Table, rows: list[int]) -> pa.Table:
+def _run_rows(stage: Stage, table: pa.Table, rows: list[int], guard: Guard) -> pa.Table:
     part = table if len(rows) == table.num_rows else table.take(rows)
     try:
-        out = stage.process(part)
-    except Exception as error:  # noqa: BLE001 - any fault of a stage becomes data on its row
+        with guard.watch(stage.name, part):
+            _reach(stage, part)
+            out = stage.process(part)
+    # Ray leaves an actor that exits in its pool, dead, and waits for it: an exit is a fault like any other.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any fault of a stage becomes data on its row
         if len(rows) > 1:
             half = len(rows) // 2
-            halves = [_run_rows(stage, table, rows[:half]), _run_rows(stage, table, rows[half:])]
+            halves = [_run_rows(stage, table, part, guard) for part in (rows[:half], rows[half:])]
             return pa.concat_tables(halves, promote_options="none")
         return _failed(stage, part, error)
     _check(stage, part, out)
     return out.drop_columns([name for name in stage.drops if name in out.column_names]).select(
         _names_after(stage, table)
     )
+
+
+def _reach(stage: Stage, part: pa.Table) -> None:
+    point = _POINTS.get(f"before_{stage.name}")
+    if point is not None:
+        for uri in part.column("uri").to_pylist():
+            reach(point, uri or "")
 
 
 def _names_after(stage: Stage, table: pa.Table) -> list[str]:
@@ -184,9 +199,9 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
             raise AssertionError(f"stage {stage.name} must add {name} as {COLUMNS[name]}, gave {found or 'nothing'}")
 
 
-def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
+def _failed(stage: Stage, part: pa.Table, error: BaseException) -> pa.Table:
     failure = classify(error)
-    message = str(error) or type(error).__name__
+    message = f"exit({error.code})" if isinstance(error, SystemExit) else str(error) or type(error).__name__
     bug = error if failure is FailureClass.BUG else None
     level = logging.WARNING if bug else logging.INFO
     logger.log(
@@ -194,12 +209,16 @@ def _failed(stage: Stage, part: pa.Table, error: Exception) -> pa.Table:
     )
     before: dict[str, Any] | None = part["error"][0].as_py()
     asked = part["lanes"][0].as_py() or ()
-    serves = stage.lanes & set(asked)
-    lanes = {*serves, *children(serves), *_blocked(before, asked)}
-    record = {"failure": failure.value, "stage": stage.name, "message": message, "attempts": 1}
-    if before is not None:
-        record = {**before, "message": f"{before['message']}; {stage.name}: {message}"}
-    return _with_nulls(stage, with_column(part, "error", [{**record, "lanes": sorted(lanes)}]))
+    blocked = _blocked(before, asked)
+    serves = stage.lanes & set(asked) - blocked
+    record = {
+        "failure": failure.value,
+        "stage": stage.name,
+        "message": message,
+        "lanes": sorted({*serves, *children(serves)} - blocked),
+        "attempts": getattr(error, "attempts", 1),
+    }
+    return _with_nulls(stage, with_column(part, "error", [add_error(before, record)]))
 
 
 def _with_nulls(stage: Stage, part: pa.Table) -> pa.Table:

@@ -49,15 +49,15 @@ CHUNK = pa.struct(
     }
 )
 UNIT = pa.struct({"lane": pa.string(), "fingerprint": pa.string(), "generation": pa.int64()})
-ERROR = pa.struct(
-    {
-        "failure": pa.string(),
-        "stage": pa.string(),
-        "message": pa.string(),
-        "lanes": pa.list_(pa.string()),
-        "attempts": pa.int32(),
-    }
-)
+_BLAME = {
+    "failure": pa.string(),
+    "stage": pa.string(),
+    "message": pa.string(),
+    "lanes": pa.list_(pa.string()),
+    "attempts": pa.int32(),
+}
+# The first error of a row, and those that later struck lanes it had left alone.
+ERROR = pa.struct({**_BLAME, "later": pa.list_(pa.struct(_BLAME))})
 TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64()})
 TRANSCRIPT = pa.struct(
     {
@@ -104,6 +104,16 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """A table of fresh rows with the columns of `ROW`; missing values are null."""
     arrays = [pa.array([row.get(name) for row in rows], COLUMNS[name]) for name in ROW]
     return pa.table(arrays, names=list(ROW))
+
+
+def errors_of(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Every error of a row, first to last; each names the lanes it blocks, all when `lanes` is None."""
+    return [] if error is None else [error, *(error.get("later") or ())]
+
+
+def add_error(before: Mapping[str, Any] | None, error: dict[str, Any]) -> dict[str, Any]:
+    """The row's error after one more; lanes that are blocked already keep their first cause."""
+    return error if before is None else {**before, "later": [*(before.get("later") or ()), error]}
 
 
 def with_column(table: pa.Table, name: str, values: Sequence[Any] | pa.Array) -> pa.Table:

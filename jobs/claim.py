@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -10,6 +12,8 @@ import pyarrow as pa
 from cluster.db import ledger
 from cluster.types import with_column
 from jobs.db_stage import DatabaseStage
+
+Rows = list[dict[str, Any]]
 
 
 class Claim(DatabaseStage):
@@ -24,18 +28,23 @@ class Claim(DatabaseStage):
     adds = ("units", "segments")
     drops = ()
 
-    def __init__(self, url: str, run_id: UUID, prints: Mapping[str, str]) -> None:
-        super().__init__(url, run_id)
+    def __init__(self, url: str, run_id: UUID, prints: Mapping[str, str], wait_s: float = 0.0) -> None:
+        """`wait_s`: how long each row waits for a database that is away."""
+        super().__init__(url, run_id, wait_s)
         self._prints = dict(prints)
 
     def process(self, table: pa.Table) -> pa.Table:
         """Claim each row's units; `lanes` keeps only the claimed ones."""
-        conn = self._connection()
         claimed, segments = [], []
         for asset_id, lanes in zip(table["asset_id"].to_pylist(), table["lanes"].to_pylist(), strict=True):
-            units = ledger.claim_units(conn, self._run_id, asset_id, lanes, self._prints)
+            units, committed = self._session.run(partial(self._claim, asset_id=asset_id, lanes=lanes))
             claimed.append(units)
-            computes = any(unit["lane"] == "speech" for unit in units)
-            segments.append(None if computes or not units else ledger.read_segments(conn, asset_id))
+            segments.append(committed)
         table = with_column(table, "lanes", [[unit["lane"] for unit in units] for units in claimed])
         return with_column(with_column(table, "units", claimed), "segments", segments)
+
+    def _claim(self, conn: Any, asset_id: int, lanes: Sequence[str]) -> tuple[Rows, Rows | None]:
+        # Safe to repeat: a claim whose answer was lost is made again, with a higher generation.
+        units = ledger.claim_units(conn, self._run_id, asset_id, lanes, self._prints)
+        computes = any(unit["lane"] == "speech" for unit in units)
+        return units, None if computes or not units else ledger.read_segments(conn, asset_id)

@@ -11,7 +11,8 @@ import pyarrow as pa
 from cluster.db.connect import classify_database
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
-from cluster.types import COLUMNS, with_column
+from cluster.errors import RushesError
+from cluster.types import COLUMNS, add_error, with_column
 from jobs.db_stage import DatabaseStage
 from jobs.interrupt import commit_first
 
@@ -26,9 +27,12 @@ class Commit(DatabaseStage):
     adds = ("outcome",)
     drops = tuple(name for name in COLUMNS if name not in (*KEEPS, "outcome"))
 
-    def __init__(self, url: str, run_id: UUID, spaces: Mapping[str, Space]) -> None:
-        super().__init__(url, run_id)
-        self._spaces = dict(spaces)
+    def __init__(
+        self, url: str, run_id: UUID, spaces: Mapping[str, Space], wait_s: float = 0.0, retry_base_s: float = 5.0
+    ) -> None:
+        """`wait_s`: how long each row waits for a database that is away; `retry_base_s`: the first delay of a retry."""
+        super().__init__(url, run_id, wait_s)
+        self._spaces, self._retry_base_s = dict(spaces), retry_base_s
 
     def process(self, table: pa.Table) -> pa.Table:
         """One transaction per row; adds its outcome."""
@@ -39,12 +43,20 @@ class Commit(DatabaseStage):
     def _commit(self, row: dict[str, Any]) -> str | None:
         if not row["units"]:
             return None if row["error"] else "taken"
-        with commit_first():
-            try:
-                return commit_row(self._connection(), self._run_id, row, self._spaces)
-            except Exception as error:  # noqa: BLE001 - rows the database refuses fail their asset alone
-                refused = {**row, "error": _refusal(row, error)}
-                return commit_row(self._connection(), self._run_id, refused, self._spaces)
+        try:
+            return self._write(row)
+        except RushesError:
+            raise  # about the database, not about this row
+        except Exception as error:  # noqa: BLE001 - rows the database refuses fail their asset alone
+            return self._write({**row, "error": add_error(row["error"], _refusal(row, error))})
+
+    def _write(self, row: dict[str, Any]) -> str:
+        def once(conn: Any) -> str:
+            # Around each attempt alone: Ctrl-C waits for a commit, not for a database that is away.
+            with commit_first():
+                return commit_row(conn, self._run_id, row, self._spaces, self._retry_base_s)
+
+        return self._session.run(once)
 
 
 def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
@@ -54,4 +66,5 @@ def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
         "stage": Commit.name,
         "message": str(error).strip().partition("\n")[0],
         "lanes": lanes,
+        "attempts": 1,
     }

@@ -1,11 +1,11 @@
-"""What the claim and the commit share: one lazy connection per actor, and sight of failed rows."""
+"""What the claim and the commit share: one patient session per actor, and sight of failed rows."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
-from cluster.db.connect import open_connection
+from cluster.db.patience import Session
 from cluster.lanes import LANES
 
 
@@ -16,9 +16,9 @@ class DatabaseStage:
     lanes = frozenset(LANES)
     settles = True
 
-    def __init__(self, url: str, run_id: UUID) -> None:
-        self._url, self._run_id = url, run_id
-        self._conn: Any = None
+    def __init__(self, url: str, run_id: UUID, wait_s: float) -> None:
+        self._run_id = run_id
+        self._session = Session(url, wait_s)
 
     def identity(self) -> dict[str, Any]:
         """Nothing here decides the output."""
@@ -29,10 +29,4 @@ class DatabaseStage:
 
     def close(self) -> None:
         """Let the connection go."""
-        if self._conn is not None:
-            self._conn.close()
-
-    def _connection(self) -> Any:
-        if self._conn is None or self._conn.closed:
-            self._conn = open_connection(self._url)
-        return self._conn
+        self._session.close()

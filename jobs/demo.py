@@ -64,7 +64,8 @@ def main() -> None:
     from cluster.settings import load_settings
     from jobs.cli.ingest import print_summary, write_summary
     from jobs.cli.progress import make_reporter
-    from jobs.ingest import IngestOptions, ingest, open_database
+    from jobs.ingest import ingest, open_database
+    from jobs.job import IngestOptions
 
     settings = load_settings(None)
     with make_reporter(quiet=False, verbose=False) as reporter:

@@ -28,6 +28,7 @@ WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 KNOCK_S = 10.0
+START_DEADLINE_S = 900
 
 
 @contextmanager
@@ -92,25 +93,42 @@ def _no_cluster(address: str) -> str:
     return f"no Ray cluster at {address}: start one, or leave --address out"
 
 
-def set_data_context(longest_unit_s: float) -> None:
-    """Make Ray Data fail loudly instead of hanging or dropping rows."""
+def set_data_context(longest_row_s: float) -> None:
+    """Make Ray Data fail loudly instead of hanging or dropping rows.
+
+    `longest_row_s` is how long one row may take at most, all its stages together.
+    """
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    # One long recording alone at the tail is not a stall: three times its work, at least half an hour.
+    # Rows come back as they finish: a long recording must not hold back those behind it.
     context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = int(max(1800.0, 3 * longest_unit_s))
-    # A share that cannot be placed is an error in a minute or two, not a silent wait.
-    context.wait_for_min_actors_s = 180
-    # A first failed model load may be the machine's fault, a third is not.
+    # One long recording alone at the tail is not a stall; its own deadlines end it long before this.
+    context.execution_no_progress_timeout_s = int(no_progress_timeout_s(longest_row_s))
+    # Weights may come from a slow disk; a share that cannot be placed is refused before (check_room).
+    context.wait_for_min_actors_s = START_DEADLINE_S
+    # An actor of a running pipeline that fails to load again may have met a bad moment, a third time is no moment.
     context.max_consecutive_actor_init_deaths = 2
+    # A load that fails is reported, not repeated in the same process: it would fail again.
+    context.actor_init_retry_on_errors = False
     # More than 0 drops whole blocks silently.
     context.max_errored_blocks = 0
+    # Exceptions of a stage are data on its row; nothing of ours is worth running again blindly.
+    context.actor_task_retry_on_errors = False
+    context.retried_map_errors = False
+    context.max_map_retries = 0
     # Rows are never merged or split: a row is a unit of work.
     context.target_max_block_size = None
+    # Progress is ours: Ray knows blocks, users know files.
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.enable_auto_log_stats = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def no_progress_timeout_s(longest_row_s: float) -> float:
+    """Twice what the longest row may take, because a crash repeats it; at least half an hour."""
+    return max(1800.0, 2 * longest_row_s)
 
 
 def cluster_nodes(ray: Any) -> list[Node]:

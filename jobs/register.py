@@ -10,16 +10,19 @@ import logging
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from cluster.db import register as db
-from cluster.errors import StageError, classify
-from cluster.media.inputs import Listing, SourceFile
+from cluster.errors import FailureClass, StageError, classify
+from cluster.media.inputs import Listing, Refused, SourceFile
 
 PROBE_DEADLINE_S = 60.0
+# A file that is written to while it is read is read once more, then reported.
+READS = 2
 PROBE_MEMORY_BYTES = 2 * 2**30
 MAX_WORKERS = 4
 logger = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ class Registered:
 
     asset_ids: dict[str, int] = field(default_factory=dict)
     unreadable: dict[int, tuple[str, str, str]] = field(default_factory=dict)
-    no_content: list[tuple[str, str]] = field(default_factory=list)
+    no_content: list[Refused] = field(default_factory=list)
 
     @property
     def assets(self) -> list[int]:
@@ -43,8 +46,8 @@ class Registered:
 class _Found:
     file: SourceFile
     asset: db.NewAsset | None
-    failure: str | None = None
-    message: str | None = None
+    failure: FailureClass | None = None
+    message: str = ""
 
 
 def changed(conn: Any, listing: Listing, *, retry_unreadable: bool) -> tuple[list[SourceFile], dict[str, int]]:
@@ -66,30 +69,37 @@ def _unchanged(file: SourceFile, known: db.KnownSource) -> bool:
 
 
 def register(
-    conn: Any,
+    session: Any,
     files: Sequence[SourceFile],
     cache_dir: Path,
     on_file: Callable[[int], None] = lambda done: None,
+    *,
+    tell_again: bool = False,
 ) -> Registered:
-    """Hash and probe `files` and commit each; what cannot be read becomes data, not an exception."""
+    """Hash and probe `files` and commit each; what cannot be read becomes data, not an exception.
+
+    A source that cannot be read for a reason already on record is told again only if asked for.
+    """
     registered = Registered()
     for done, found in enumerate(_read_all(files, cache_dir), 1):
-        _commit(conn, found, registered)
+        session.run(partial(_commit, found=found, registered=registered))
         on_file(done)
+    if not tell_again:
+        registered.no_content = session.run(partial(db.new_refusals, refused=registered.no_content))
     return registered
 
 
 def _commit(conn: Any, found: _Found, registered: Registered) -> None:
     file = found.file
     if found.asset is None:
-        registered.no_content.append((file.uri, found.message or "cannot be read"))
+        registered.no_content.append(Refused(file.uri, found.message, found.failure or FailureClass.BUG))
         return
     with conn.transaction():
         asset_id = db.add_asset(conn, found.asset)
         db.add_source(conn, file.uri, asset_id, file.byte_size, file.mtime_ns, file.etag)
     registered.asset_ids[file.uri] = asset_id
     if found.failure is not None:
-        registered.unreadable[asset_id] = (file.uri, found.failure, found.message or "")
+        registered.unreadable[asset_id] = (file.uri, found.failure.value, found.message)
 
 
 def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
@@ -119,21 +129,46 @@ def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
 
 
 def _read(file: SourceFile, child: Any, cache_dir: Path) -> _Found:
-    from cluster.media.probe import recorded_at
-    from cluster.media.store import fetch
+    for _ in range(READS):
+        found = _read_once(file, child, cache_dir)
+        if found is not None:
+            return found
+    message = "it keeps changing while it is read: ingest it again when it is complete"
+    return _Found(file, None, FailureClass.TRANSIENT, message)
+
+
+def _read_once(file: SourceFile, child: Any, cache_dir: Path) -> _Found | None:
+    """What the file holds; None when it changed between its hash and the end of its probe."""
+    from cluster.media.hashing import ChangingError, stamp_of
+    from cluster.media.store import fetch, is_remote
 
     try:
         fetched = fetch(file.uri, cache_dir)
+    except ChangingError:
+        return None
     except (OSError, StageError) as error:
-        return _Found(file, None, classify(error).value, _reason(error))
+        return _Found(file, None, classify(error), _reason(error))
+    # What was read, not what was listed: the file may have been replaced between the two.
+    mtime_ns = file.mtime_ns if is_remote(file.uri) else fetched.stamp.mtime_ns
+    file = replace(file, byte_size=fetched.stamp.byte_size, mtime_ns=mtime_ns)
     try:
         probe = child.probe(fetched.path, PROBE_DEADLINE_S)
+        return _described(file, fetched.sha256, probe) if probe.stamp == fetched.stamp else None
     except (OSError, StageError) as error:
-        asset = db.NewAsset(fetched.sha256, file.byte_size)
-        return _Found(file, asset, classify(error).value, _reason(error))
+        try:
+            if stamp_of(fetched.path) != fetched.stamp:
+                return None
+        except OSError as gone:
+            return _Found(file, None, classify(gone), _reason(gone))
+        return _Found(file, db.NewAsset(fetched.sha256, file.byte_size), classify(error), _reason(error))
+
+
+def _described(file: SourceFile, sha256: str, probe: Any) -> _Found:
+    from cluster.media.probe import recorded_at
+
     when, origin = recorded_at(probe.recorded_at, Path(file.uri).name, file.mtime_ns)
     asset = db.NewAsset(
-        sha256=fetched.sha256,
+        sha256=sha256,
         byte_size=file.byte_size,
         media_kind=probe.kind,
         container=probe.container,
@@ -160,6 +195,7 @@ def record_failures(conn: Any, run_id: UUID, registered: Registered, prints: dic
     """File what could not be read under the run: units failed, history appended."""
     from cluster.db.ledger import fail_units
 
+    db.forget_registration(conn, run_id)
     for asset_id, (uri, failure, message) in registered.unreadable.items():
         with conn.transaction():
             fail_units(conn, asset_id, prints, ["speech"], message)
@@ -174,8 +210,8 @@ def record_failures(conn: Any, run_id: UUID, registered: Registered, prints: dic
                 stage="register",
                 message=message,
             )
-    for uri, message in registered.no_content:
+    for uri, message, failure in registered.no_content:
         db.add_failure(
             conn, run_id=run_id, asset_id=None, uri=uri, lane=None, fingerprint=None,
-            failure="transient", stage="register", message=message,
+            failure=failure.value, stage="register", message=message,
         )  # fmt: skip

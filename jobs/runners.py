@@ -1,4 +1,4 @@
-"""Two runners, one chain: in this process, or on Ray Data. Both give the same rows."""
+"""Three runners, one chain: in this process, in a worker beside it, or on Ray Data. All give the same rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cluster.plan import Node, Plan
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
+
+MS_PER_HOUR = 3_600_000
 
 
 def this_node(settings: Settings) -> Node:
@@ -51,11 +53,29 @@ def run_inline_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> It
         yield from table.to_pylist()
 
 
-def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> Iterator[dict[str, Any]]:
+def run_worker_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], log_path: Path) -> Iterator[dict[str, Any]]:
+    """Finished rows, one after the other, from a process that may die."""
+    from jobs.worker import Worker, run_in_worker
+
+    group = plan.groups[0]
+    worker = Worker(spec.to_json(), group.stages, group.threads, log_path)
+    yield from run_in_worker(worker, [_as_dict(row) for row in rows])
+
+
+def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings: Settings) -> Iterator[dict[str, Any]]:
     """Finished rows, as Ray Data brings them."""
     from jobs.dataset import build_dataset, stream
     from jobs.ray_context import set_data_context
+    from jobs.ray_errors import check_room, ray_errors
 
-    set_data_context(max(((row.duration_ms or 0) / 1000 for row in rows), default=0.0))
-    for table in stream(build_dataset(spec, plan.groups, [_as_dict(row) for row in rows])):
-        yield from table.to_pylist()
+    set_data_context(max((longest_row_s(settings, row.duration_ms) for row in rows), default=0.0))
+    with ray_errors(plan.groups):
+        check_room(plan.groups)
+        for table in stream(build_dataset(spec, plan.groups, [_as_dict(row) for row in rows])):
+            yield from table.to_pylist()
+
+
+def longest_row_s(settings: Settings, duration_ms: int | None) -> float:
+    """How long a row of this length may take: a healthy one spends less in all its stages than one stage may."""
+    hours = 1.0 if duration_ms is None else duration_ms / MS_PER_HOUR
+    return settings.stage_base_s + settings.stage_s_per_hour * hours

@@ -10,12 +10,14 @@ from uuid import UUID
 
 from actors.lanes import speech_chain, stages_for
 from cluster.db.connect import open_connection
+from cluster.db.patience import Session
 from cluster.db.spaces import DatabaseVoiceCache, get_space
 from cluster.settings import Settings
 from cluster.stage import Stage, check_columns
 from cluster.types import ROW
 from jobs.claim import Claim
 from jobs.commit import Commit
+from jobs.guard import CrashGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,22 @@ def build_chain(spec: JobSpec, threads: int) -> list[Stage]:
     with open_connection(spec.url) as conn:
         spaces = {kind: get_space(conn, space_id) for kind, space_id in spec.spaces.items()}
     run_id = UUID(spec.run_id)
-    cache = DatabaseVoiceCache(spec.url, spaces["voice"]) if "voice" in spaces else None
+    wait_s = settings.database_wait_s
+    cache = DatabaseVoiceCache(spec.url, spaces["voice"], wait_s) if "voice" in spaces else None
     chain: list[Stage] = [
-        Claim(spec.url, run_id, spec.prints),
+        Claim(spec.url, run_id, spec.prints, wait_s),
         *stages_for(speech_chain(settings, voice_cache=cache, threads=threads), spec.lanes),
-        Commit(spec.url, run_id, spaces),
+        Commit(spec.url, run_id, spaces, wait_s, settings.retry_base_s),
     ]
     check_columns(chain, ROW)
     return chain
+
+
+def build_guard(spec: JobSpec) -> CrashGuard:
+    """What stands around the stages of a process that may die."""
+    settings = Settings.model_validate(spec.settings)
+    session = Session(spec.url, settings.database_wait_s)
+    return CrashGuard(session, UUID(spec.run_id), settings.stage_base_s, settings.stage_s_per_hour)
 
 
 def chain_names(settings: Settings, lanes: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one class Ray Data sees: it runs a group of stages and keeps their models resident."""
+"""The process that holds models, as both runners with processes of their own see it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from cluster.faults import FaultPoint, reach
 from cluster.stage import load_stages, run_stages
-from jobs.spec import JobSpec, build_chain
+from jobs.spec import JobSpec, build_chain, build_guard
 
 
 class StageActor:
@@ -20,16 +21,23 @@ class StageActor:
 
     def __init__(self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        chain = build_chain(JobSpec.from_json(spec_json), threads)
+        spec = JobSpec.from_json(spec_json)
+        chain, self.guard = build_chain(spec, threads), build_guard(spec)
         names = {*group, *(["claim"] if first else []), *(["commit"] if last else [])}
         self.stages = [stage for stage in chain if stage.name in names]
-        load_stages(self.stages)
+        try:
+            reach(FaultPoint.LOADING)
+            load_stages(self.stages)
+        except SystemExit as error:
+            # Ray keeps an actor that exits in its pool, dead, and waits for it for ever.
+            raise RuntimeError(f"a stage left the process while it loaded: exit({error.code})") from error
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every row comes out, with its id; failures are data on the row."""
-        return run_stages(self.stages, table)
+        return run_stages(self.stages, table, self.guard)
 
     def close(self) -> None:
         """Let go of models, child processes and connections."""
         for stage in self.stages:
             stage.close()
+        self.guard.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +32,35 @@ class Summary:
     stage_s: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    retried: int = 0
+    outcomes: dict[int, str] = field(default_factory=dict)
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        """Count an asset by what became of it in the end; a lane that failed for good outweighs the others."""
+        asset_id, outcome = row["asset_id"], row["outcome"]
+        before = self.outcomes.get(asset_id)
+        if outcome == "retry":
+            self.retried += 1
+        if outcome is None:
+            # Neither result nor failure could be written: reconciliation counts it as missing.
+            self.notes.append(f"not committed: {row['uri']}: {row['error']['message']}")
+        if outcome in (None, "retry") or before == "failed":
+            return
+        if before is not None:
+            self._tally(before, -1, row)
+        self.outcomes[asset_id] = outcome
+        self._tally(outcome, 1, row)
+        if outcome not in ("done", "failed"):
+            self.notes.append(f"left to another run: {row['uri']}")
+
+    def _tally(self, outcome: str, step: int, row: Mapping[str, Any]) -> None:
+        if outcome == "done":
+            self.ok += step
+            self.media_h += step * (row["duration_ms"] or 0) / 3_600_000
+        elif outcome == "failed":
+            self.failed += step
+        else:
+            self.skipped += step
 
     @property
     def hours_per_hour(self) -> float:
@@ -49,7 +80,7 @@ class Summary:
 
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, for `summary.json`, `--json` and the run's record."""
-    names = [name for name in Summary.__slots__ if not name.startswith("_")]
+    names = [name for name in Summary.__slots__ if name != "outcomes"]
     values = {name: getattr(summary, name) for name in names}
     return {
         **values,
@@ -60,6 +91,11 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         "hours_per_hour": round(summary.hours_per_hour, 3),
         "exit_code": summary.exit_code,
     }
+
+
+def run_folder(data_dir: Path, run_id: str) -> Path:
+    """Where a run keeps its summary and its worker's log."""
+    return data_dir / "runs" / run_id
 
 
 def final_line(summary: Summary) -> str:
@@ -118,7 +154,8 @@ def _outputs(summary: Summary) -> list[str]:
             f"runner {summary.runner}, start-up {summary.start_up_s:.1f} s; predicted "
             f"{summary.predicted_hours_per_hour:.0f} h/h, measured {summary.hours_per_hour:.0f} h/h"
         )
-    return [*lines, *([ignored] if ignored else [])]
+    retried = f"{summary.retried} attempt(s) failed and were tried again" if summary.retried else ""
+    return [*lines, *(line for line in (retried, ignored) if line)]
 
 
 def _failures(summary: Summary) -> list[str]:

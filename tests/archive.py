@@ -9,7 +9,8 @@ import numpy as np
 
 from cluster.settings import load_settings
 from jobs.cli.progress import LineReporter
-from jobs.ingest import IngestOptions, ingest
+from jobs.ingest import ingest
+from jobs.job import IngestOptions
 from tests.media_factory import call_wav, silence, write_video, write_wav
 
 
@@ -33,7 +34,10 @@ def build_media(folder: Path) -> Path:
 
 
 def run(url, inputs=(), flags=None, reporter=None, **options):
-    settings = load_settings(None, database_url=url, cpus=2, **(flags or {}))
+    # In this process: it holds torch already, and models count their calls here.
+    settings = load_settings(
+        None, **{"database_url": url, "cpus": 2, "runner": "inline", "retry_base_s": 0.01, **(flags or {})}
+    )
     return ingest(
         settings, IngestOptions(inputs=inputs, **options), reporter or LineReporter(quiet=True, verbose=False)
     )

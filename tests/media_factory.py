@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import struct
 import wave
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -38,6 +39,28 @@ def write_wav(path: Path, samples: Samples, rate: int = RATE_HZ) -> Path:
     return path
 
 
+def wav_header(
+    data_bytes: int, rate: int = RATE_HZ, channels: int = 1, bits: int = 16, block: int | None = None
+) -> bytes:
+    """The 44 bytes in front of PCM samples, whatever they claim; numbers wrap at their field's width."""
+    block = channels * bits // 8 if block is None else block
+    form = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 16, 1, channels & 0xFFFF, rate & 0xFFFFFFFF, (rate * block) & 0xFFFFFFFF,
+        block & 0xFFFF, bits,
+    )  # fmt: skip
+    size = struct.pack("<I", min(data_bytes + 36, 0xFFFFFFFF))
+    return b"RIFF" + size + b"WAVE" + form + b"data" + struct.pack("<I", min(data_bytes, 0xFFFFFFFF))
+
+
+def sparse_wav(path: Path, seconds: float, rate: int = RATE_HZ, channels: int = 1) -> Path:
+    """Silence of any length that takes no room on the disk: a header and a hole. Returns `path`."""
+    data_bytes = round(seconds * rate) * channels * 2
+    path.write_bytes(wav_header(data_bytes, rate, channels))
+    with path.open("r+b") as file:
+        file.truncate(44 + data_bytes)
+    return path
+
+
 def write_video(
     path: Path,
     seconds: float,
@@ -51,17 +74,18 @@ def write_video(
     audio_start_s: float = 0.0,
     audio_codec: str = "aac",
     metadata: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
     """Write moving pictures with `audio` (16 kHz) in each of `audio_streams`; the suffix picks the container.
 
     `tracks` gives each audio stream its own sound instead, `default_track` sets the default disposition,
-    `audio_start_s` lets the sound begin later than the picture. Returns `path`.
+    `audio_start_s` lets the sound begin later than the picture, `options` go to the muxer. Returns `path`.
     """
     import av
     from av.stream import Disposition
 
     sounds = list(tracks) or ([] if audio is None else [audio] * audio_streams)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=dict(options or {})) as container:
         container.metadata.update(metadata or {})
         picture: Any = container.add_stream("mpeg4", rate=fps)
         picture.width, picture.height, picture.pix_fmt = *size, "yuv420p"
@@ -102,6 +126,28 @@ def write_audio(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_every_container(folder: Path, sound: Samples) -> list[Path]:
+    """`sound` in every container people bring, some with pictures, one in fragments; returns the paths."""
+    seconds = len(sound) / RATE_HZ
+    fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000"}
+    return [
+        write_video(folder / "film.mp4", seconds, sound),
+        write_video(folder / "fragments.mp4", seconds, sound, options=fragments),
+        write_video(folder / "film.mov", seconds, sound),
+        write_video(folder / "film.mkv", seconds, sound, audio_codec="flac"),
+        write_video(folder / "film.avi", seconds, sound, audio_codec="libmp3lame"),
+        write_video(folder / "film.ts", seconds, sound, audio_codec="mp2"),
+        write_audio(folder / "sound.webm", sound, "libopus"),
+        write_audio(folder / "sound.opus", sound, "libopus"),
+        write_audio(folder / "sound.ogg", sound, "flac"),
+        write_audio(folder / "sound.flac", sound, "flac"),
+        write_audio(folder / "sound.mp3", sound, "libmp3lame"),
+        write_audio(folder / "sound.m4a", sound, "aac"),
+        write_audio(folder / "sound.mka", sound, "flac"),
+        write_wav(folder / "sound.wav", sound),
+    ]
 
 
 def film_clip() -> Path:

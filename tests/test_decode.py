@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, M
 from cluster.media import child as child_module
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID, RATE_HZ
+from cluster.media.hashing import ChangingError, hash_file, stamp_of
 from cluster.stage import run_stage
 from cluster.types import SAMPLE_RATE_HZ, rows_table, waveform
 from tests.media_factory import (
@@ -25,6 +27,7 @@ from tests.media_factory import (
     film_clip,
     shared_media,
     silence,
+    sparse_wav,
     tone,
     write_audio,
     write_video,
@@ -50,10 +53,9 @@ def fresh() -> Iterator[MediaChild]:
 
 
 @pytest.fixture
-def pipe(tmp_path: Path) -> Path:
-    """A named pipe that nobody writes to: whoever opens it hangs."""
-    os.mkfifo(tmp_path / "pipe.mp4")
-    return tmp_path / "pipe.mp4"
+def slow(tmp_path: Path) -> Path:
+    """A file that takes many seconds to decode."""
+    return sparse_wav(tmp_path / "slow.wav", 1300, rate=192_000, channels=8)
 
 
 @pytest.fixture
@@ -201,11 +203,18 @@ class TestTrouble:
             media.decode(str(tmp_path / "gone.mp4"), 0, DEADLINE_S)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "gone.mp4"))
 
-    def test_a_hanging_file_costs_its_deadline_and_the_next_call_works(self, fresh, pipe, wav):
+    def test_a_file_that_grows_while_it_is_read_is_told(self, media, slow):
+        writer = threading.Timer(0.3, _overwrite, (slow,))
+        writer.start()
+        with pytest.raises(ChangingError, match="changed while it was read") as caught:
+            media.decode(sparse_wav(slow, 120, rate=192_000, channels=8), 0, DEADLINE_S)
+        assert classify(caught.value) == "transient"
+
+    def test_a_hanging_file_costs_its_deadline_and_the_next_call_works(self, fresh, slow, wav):
         decode(fresh, wav)
         first = fresh.pid
         with pytest.raises(MediaTimeoutError, match=r"deadline of 0\.3 s") as caught:
-            fresh.decode(str(pipe), 0, 0.3)
+            fresh.decode(str(slow), 0, 0.3)
         assert classify(caught.value) == "timeout"
         assert fresh.pid is None
         assert len(decode(fresh, wav).samples) == RATE_HZ
@@ -219,12 +228,12 @@ class TestTrouble:
         assert len(decode(fresh, wav).samples) == RATE_HZ
 
     @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
-    def test_a_child_that_dies_at_work_is_a_crash_with_its_signal(self, fresh, pipe, wav, death):
+    def test_a_child_that_dies_at_work_is_a_crash_with_its_signal(self, fresh, slow, wav, death):
         decode(fresh, wav)
         killer = threading.Timer(0.3, os.kill, (fresh.pid, death))
         killer.start()
         with pytest.raises(MediaCrashError, match=death.name) as caught:
-            fresh.decode(str(pipe), 0, DEADLINE_S)
+            fresh.decode(str(slow), 0, DEADLINE_S)
         killer.join()
         assert classify(caught.value) == "crash"
         assert len(decode(fresh, wav).samples) == RATE_HZ
@@ -300,11 +309,11 @@ class TestProcess:
         longer = write_wav(tmp_path / "longer.wav", tone(2))
         assert fresh.probe(longer, DEADLINE_S).duration_ms == 2000
 
-    def test_the_child_dies_with_its_parent_even_at_work(self, pipe, wav, tmp_path):
+    def test_the_child_dies_with_its_parent_even_at_work(self, slow, wav, tmp_path):
         written = tmp_path / "pid"
         pid = os.fork()
         if pid == 0:
-            _work_until_killed(pipe, wav, written)
+            _work_until_killed(slow, wav, written)
         until(lambda: written.exists() and bool(written.read_text()))
         grandchild = int(written.read_text())
         os.kill(pid, signal.SIGKILL)
@@ -341,13 +350,92 @@ class TestStage:
         assert table["error"][0]["message"].as_py() == "no audio stream"
         assert stage.decodes == 0
 
+    def test_a_touched_file_is_decoded_and_a_changed_one_is_refused(self, stage, wav):
+        rows = _rows(wav)
+        os.utime(wav, ns=(0, 0))
+        assert run_stage(stage, rows)["error"].to_pylist() == [None]
+        write_wav(wav, silence(1))
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert error["failure"] == "bad_media"
+        assert "changed since it was registered" in error["message"]
+        assert str(wav) in error["message"]
+
+    def test_a_vanished_file_is_transient(self, stage, wav):
+        rows = _rows(wav)
+        wav.unlink()
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert (error["failure"], error["message"].startswith(f"{wav} is no longer there")) == ("transient", True)
+
+    def test_a_pipe_or_a_folder_in_its_place_is_refused_at_once(self, stage, wav):
+        rows = _rows(wav)
+        wav.unlink()
+        os.mkfifo(wav)
+        [piped] = run_stage(stage, rows)["error"].to_pylist()
+        wav.unlink()
+        wav.mkdir()
+        [folder] = run_stage(stage, rows)["error"].to_pylist()
+        assert [piped["failure"], folder["failure"]] == ["bad_media", "bad_media"]
+        assert "pipe" in piped["message"]
+        assert "folder" in folder["message"]
+
+    def test_what_replaces_a_file_while_it_is_decoded_is_not_taken_for_it(self, stage, wav, tmp_path, monkeypatch):
+        """The open descriptor reads the old content on: the decode is sound."""
+        rows = _rows(wav)
+        _meanwhile(monkeypatch, stage, lambda: write_wav(tmp_path / "new.wav", silence(1)).replace(wav), after=True)
+        table = run_stage(stage, rows)
+        assert table["error"].to_pylist() == [None]
+        np.testing.assert_array_equal(waveform(table, 0), tone(1))
+
+    def test_what_replaces_a_file_between_the_look_and_the_opening_is_found_out(
+        self, stage, wav, tmp_path, monkeypatch
+    ):
+        rows = _rows(wav)
+        _meanwhile(monkeypatch, stage, lambda: write_wav(tmp_path / "new.wav", silence(1)).replace(wav), after=False)
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert error["failure"] == "bad_media"
+        assert "changed since it was registered" in error["message"]
+
+    def test_garbage_written_over_a_file_is_not_its_fault(self, stage, wav, monkeypatch):
+        rows = _rows(wav)
+        _meanwhile(monkeypatch, stage, lambda: wav.write_bytes(b"words"), after=False)
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert "changed since it was registered" in error["message"]
+
+    def test_the_same_content_put_back_meanwhile_is_decoded_again(self, stage, wav, monkeypatch):
+        rows, content = _rows(wav), wav.read_bytes()
+        _meanwhile(monkeypatch, stage, lambda: wav.write_bytes(content), after=False)
+        table = run_stage(stage, rows)
+        assert table["error"].to_pylist() == [None]
+        np.testing.assert_array_equal(waveform(table, 0), tone(1))
+
+    def test_a_file_written_to_while_it_is_decoded_is_found_out(self, stage, tmp_path, monkeypatch):
+        path = sparse_wav(tmp_path / "long.wav", 120, rate=192_000, channels=8)
+        rows = _rows(path)
+        writer = threading.Timer(0.2, _overwrite, (path,))
+        _meanwhile(monkeypatch, stage, writer.start, after=False)
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert error["failure"] == "bad_media"
+        assert "changed since it was registered" in error["message"]
+
+    def test_a_file_that_never_rests_is_transient(self, stage, wav, monkeypatch):
+        rows, ticks = _rows(wav), iter(range(1, 100))
+        decode = stage.child.decode
+
+        def read(*words: Any) -> Decoded:
+            os.utime(wav, ns=(0, next(ticks)))
+            return decode(*words)
+
+        monkeypatch.setattr(stage.child, "decode", read)
+        [error] = run_stage(stage, rows)["error"].to_pylist()
+        assert (error["failure"], "keeps changing" in error["message"]) == ("transient", True)
+
     @pytest.mark.parametrize(("duration_ms", "deadline_s"), [(None, 660), (0, 60), (7_200_000, 1260)])
     def test_the_deadline_grows_with_the_length(self, stage, monkeypatch, wav, duration_ms, deadline_s):
         given: list[float] = []
 
         def decoded(path: str, stream: int, deadline: float) -> Decoded:
             given.append(deadline)
-            return Decoded(tone(1), "0" * 64, 0)
+            return Decoded(tone(1), "0" * 64, 0, stamp_of(path))
 
         monkeypatch.setattr(stage.child, "decode", decoded)
         run_stage(stage, _rows(wav, duration_ms=duration_ms))
@@ -355,21 +443,44 @@ class TestStage:
 
 
 def _rows(*paths: Path, duration_ms: int | None = 1000, audio_stream: int | None = 0):
-    shared = {
-        "sha256": "0" * 64,
-        "lanes": ["speech"],
-        "duration_ms": duration_ms,
-        "audio_stream": audio_stream,
-    }
-    return rows_table([{"asset_id": number, "uri": str(path), **shared} for number, path in enumerate(paths)])
+    shared = {"lanes": ["speech"], "duration_ms": duration_ms, "audio_stream": audio_stream}
+    return rows_table(
+        [{"asset_id": number, "uri": str(path), **_registered(path), **shared} for number, path in enumerate(paths)]
+    )
 
 
-def _work_until_killed(pipe: Path, wav: Path, written: Path) -> None:
+def _registered(path: Path) -> dict[str, Any]:
+    sha256, stamp = hash_file(path)
+    return {"sha256": sha256, "byte_size": stamp.byte_size, "mtime_ns": stamp.mtime_ns}
+
+
+def _meanwhile(monkeypatch, stage: Decode, act: Callable[[], Any], *, after: bool) -> None:
+    """`act` once, right before or right after the child reads."""
+    decode, pending = stage.child.decode, [act]
+
+    def read(path: Path, stream: int, deadline_s: float) -> Decoded:
+        if not after and pending:
+            pending.pop()()
+        decoded = decode(path, stream, deadline_s)
+        if pending:
+            pending.pop()()
+        return decoded
+
+    monkeypatch.setattr(stage.child, "decode", read)
+
+
+def _overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"other sound")
+
+
+def _work_until_killed(slow: Path, wav: Path, written: Path) -> None:
     try:
         media = MediaChild(MEMORY)
         media.probe(str(wav), DEADLINE_S)
         written.write_text(str(media.pid))
-        media.probe(str(pipe), DEADLINE_S)
+        media.decode(str(slow), 0, DEADLINE_S)
     finally:
         os._exit(1)
 

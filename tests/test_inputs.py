@@ -89,7 +89,7 @@ def test_a_broken_link_to_media_is_unreadable_and_others_are_ignored(archive):
     (archive / "gone.mp4").symlink_to(archive / "absent")
     (archive / "gone.txt").symlink_to(archive / "absent")
     listing = list_inputs([str(archive)])
-    assert listing.unreadable == [(str(archive / "gone.mp4"), "No such file or directory")]
+    assert listing.unreadable == [(str(archive / "gone.mp4"), "No such file or directory", "transient")]
     assert listing.ignored == 2
 
 
@@ -108,7 +108,7 @@ def test_odd_names_survive_and_undecodable_ones_are_reported(tmp_path):
     Path(os.fsdecode(raw)).write_bytes(b"x")
     listing = list_inputs([str(tmp_path)])
     assert sorted(names(listing)) == sorted(odd)
-    assert listing.unreadable == [(f"{tmp_path}/caf\\xe9.mp4", "its name is not valid UTF-8: rename it")]
+    assert listing.unreadable == [(f"{tmp_path}/caf\\xe9.mp4", "its name is not valid UTF-8: rename it", "bad_media")]
 
 
 def test_object_store_keys_and_prefixes(archive, monkeypatch):

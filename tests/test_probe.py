@@ -9,6 +9,7 @@ from tests.media_factory import (
     film_clip,
     shared_media,
     silence,
+    sparse_wav,
     tone,
     write_audio,
     write_video,
@@ -85,6 +86,12 @@ def test_a_header_without_samples_is_bad_media(tmp_path):
         probe(str(write_wav(tmp_path / "a.wav", silence(0))))
 
 
+def test_a_length_that_no_recording_has_is_unknown(tmp_path):
+    month_s = 31 * 24 * 3600
+    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s, rate=1))).duration_ms == month_s * 1000
+    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s + 1, rate=1))).duration_ms is None
+
+
 def test_a_truncated_video_says_what_is_missing(tmp_path):
     path = write_video(tmp_path / "a.mp4", 2, tone(2))
     path.write_bytes(path.read_bytes()[:2000])
@@ -96,7 +103,7 @@ def test_a_truncated_video_says_what_is_missing(tmp_path):
 def test_an_unreadable_file_is_no_bad_media(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.mp4"):
         probe(str(tmp_path / "absent.mp4"))
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(BadMediaError, match="folder"):
         probe(str(tmp_path))
 
 

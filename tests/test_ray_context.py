@@ -5,9 +5,15 @@ from __future__ import annotations
 import socket
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.errors import RushesError
-from jobs.ray_context import knock
+from cluster.plan import Group
+from cluster.settings import load_settings
+from jobs.ray_context import knock, no_progress_timeout_s
+from jobs.ray_errors import missing_room
+from jobs.runners import longest_row_s
 
 
 def test_an_address_where_nothing_listens_is_named_at_once():
@@ -18,3 +24,18 @@ def test_an_address_where_nothing_listens_is_named_at_once():
     with pytest.raises(RushesError, match=f"no Ray cluster at 127.0.0.1:{port}"):
         knock(f"127.0.0.1:{port}")
     knock("auto")
+
+
+@given(hours=st.floats(0, 500), base_s=st.floats(0.1, 1e4), s_per_hour=st.floats(0.1, 1e5))
+def test_a_long_last_recording_meets_its_own_deadline_before_the_guard_against_stalls(hours, base_s, s_per_hour):
+    settings = load_settings(None, stage_base_s=base_s, stage_s_per_hour=s_per_hour)
+    deadline_s = longest_row_s(settings, int(hours * 3_600_000))
+    assert no_progress_timeout_s(deadline_s) >= 2 * deadline_s
+    assert no_progress_timeout_s(deadline_s) >= 1800
+
+
+def test_what_has_no_room_is_named_with_its_sum():
+    groups = (Group("hear", (), 2, 0.5, 1, 0.4), Group("speak", (), 1, 1.0, 1, 0.4))
+    assert missing_room(groups, {"CPU": 2.0, "GPU": 1.2}) == []
+    assert missing_room(groups, {"CPU": 1.5, "GPU": 1.2}) == [("CPU", 2.0, 1.5)]
+    assert missing_room(groups, {"CPU": 2.0}) == [("GPU", 1.2, 0.0)]

@@ -92,7 +92,7 @@ def test_a_failed_child_lane_does_not_hold_back_the_others(db):
     made, run_id, asset_id = make_spaces(db), new_run(db), new_asset(db, "a.wav")
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
     row["voices"] = None
-    row["error"] = {"failure": "bug", "stage": "voices", "message": "no luck", "lanes": ["voices"]}
+    row["error"] = {"failure": "bug", "stage": "voices", "message": "no luck", "lanes": ["voices"], "attempts": 1}
     assert commit_row(db, run_id, row, made) == "failed"
     assert counts(db)["segments"] == 4
     assert counts(db)["text_vectors_2"] == 1
@@ -104,7 +104,7 @@ def test_a_failed_parent_skips_its_children_and_a_retry_brings_them_back(db):
     made, run_id, asset_id = make_spaces(db), new_run(db), new_asset(db, "a.wav")
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
     row |= {"segments": None, "voices": None, "chunks": None}
-    row["error"] = {"failure": "bad_media", "stage": "decode", "message": "broken", "lanes": list(LANES)}
+    row["error"] = {"failure": "bad_media", "stage": "decode", "message": "broken", "lanes": list(LANES), "attempts": 1}
     assert commit_row(db, run_id, row, made) == "failed"
     assert len(report.open_failures(db, report.FailureFilter())) == 1
     assert ledger.pending_rows(db, ledger.Selection([asset_id]), PRINTS, LANES) == ([], 0)

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import BadMediaError
 from cluster.stage import ColumnError, check_columns, run_stage, run_stages
-from cluster.types import COLUMNS, ROW, rows_table, with_column
+from cluster.types import COLUMNS, ROW, errors_of, rows_table, with_column
 
 
 class Double:
@@ -130,6 +130,25 @@ def test_a_failed_row_is_not_handed_to_what_reads_its_output():
     assert texts.batches == [[10, 12]]
     assert out["audio_sha256"].to_pylist() == ["x", None, "x"]
     assert set(errors(out)) == {11}
+
+
+def test_each_lane_keeps_the_cause_of_its_own_failure():
+    class First(Double):
+        name, lanes = "texts", frozenset({"texts"})
+
+    class Second(Double):
+        name, lanes = "voices", frozenset({"texts", "voices"})
+
+    table = rows(1, lanes=["speech", "texts", "voices"])
+    out = run_stages([Double(), First({10}, KeyError), Second({10}, MemoryError)], table)
+    found = [(one["stage"], one["failure"], one["lanes"]) for one in errors_of(out["error"][0].as_py())]
+    assert found == [("texts", "bug", ["texts"]), ("voices", "resource", ["voices"])]
+    assert out.schema.field("error").type == COLUMNS["error"]
+
+
+def test_an_exit_is_a_fault_like_any_other():
+    out = run_stage(Double({10}, SystemExit), rows(2))
+    assert [error and error["failure"] for error in out["error"].to_pylist()] == ["bug", None]
 
 
 def test_drops_are_dropped_from_every_row():

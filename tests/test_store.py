@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from cluster.errors import BadMediaError, MediaResourceError, classify
 from cluster.media import store
-from cluster.media.hashing import sha256_file
+from cluster.media.hashing import ChangingError, Stamp, hash_file, stamp_of
 
 URI = "s3://bucket/take one.mp4.gz"
 CONTENT = bytes(range(256)) * 10_000
@@ -31,27 +33,29 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_local_file_is_hashed_where_it_lies(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(CONTENT)
-    assert sha256_file(path) == SHA
-    assert store.fetch(str(path), tmp_path / "cache") == store.Fetched(SHA, path)
-    assert store.local_path(str(path), SHA, tmp_path / "cache") == path
+    stamp = Stamp(len(CONTENT), path.stat().st_mtime_ns)
+    assert hash_file(path) == (SHA, stamp)
+    fetched = store.Fetched(SHA, path, stamp)
+    assert store.fetch(str(path), tmp_path / "cache") == fetched
+    assert store.find_registered(str(path), SHA, stamp, tmp_path / "cache") == fetched
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_key_is_read_once_into_a_content_addressed_cache(bucket, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     fetched = store.fetch(URI, cache)
-    assert fetched == store.Fetched(SHA, cache / SHA[:2] / SHA)
+    assert fetched == store.Fetched(SHA, cache / SHA[:2] / SHA, stamp_of(fetched.path))
     assert fetched.path.read_bytes() == CONTENT
     assert [path for path in cache.rglob("*") if path.is_file()] == [fetched.path]
     monkeypatch.setattr(store, "_filesystem", _raising(AssertionError("read twice")))
-    assert store.local_path(URI, SHA, cache) == fetched.path
+    assert store.find_registered(URI, SHA, None, cache) == fetched
 
 
 def test_an_absent_copy_is_fetched_again_and_a_changed_key_is_refused(bucket, tmp_path):
-    assert store.local_path(URI, SHA, tmp_path / "cache").read_bytes() == CONTENT
+    assert store.find_registered(URI, SHA, None, tmp_path / "cache").path.read_bytes() == CONTENT
     (bucket / "take one.mp4.gz").write_bytes(b"other")
     with pytest.raises(BadMediaError, match="changed since it was registered"):
-        store.local_path(URI, SHA, tmp_path / "another")
+        store.find_registered(URI, SHA, None, tmp_path / "another")
 
 
 def test_a_missing_key_keeps_its_kind_and_other_trouble_is_transient(bucket, tmp_path, monkeypatch):
@@ -69,6 +73,45 @@ def test_a_full_cache_is_a_resource_failure_and_leaves_nothing(bucket, tmp_path,
     with pytest.raises(MediaResourceError, match="no room"):
         store.fetch(URI, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_without_a_stamp_on_record_is_hashed_again(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(CONTENT)
+    assert store.find_registered(str(path), SHA, None, tmp_path).sha256 == SHA
+    with pytest.raises(BadMediaError, match="changed since it was registered"):
+        store.find_registered(str(path), "0" * 64, None, tmp_path)
+
+
+def test_a_file_that_grows_while_it_is_hashed_gets_no_hash(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(CONTENT)
+    digest = hashlib.file_digest
+
+    def slowly(file: Any, kind: str) -> Any:
+        with path.open("ab") as more:
+            more.write(b"more")
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", slowly)
+    with pytest.raises(ChangingError, match=f"{len(CONTENT)} bytes before, {len(CONTENT) + 4} after"):
+        hash_file(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    with pytest.raises(BadMediaError, match="not a file"):
+        hash_file(path)
 
 
 def _raising(error: Exception) -> Callable[..., Any]:

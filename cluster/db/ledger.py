@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,7 +66,7 @@ def reset_units(
 ) -> int:
     """Put the units in `states` back to pending; skipped children of a failed parent come back with it."""
     rows = conn.execute(
-        "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL"
+        "UPDATE units SET state = 'pending', reason = NULL, run_id = NULL, attempts = 0, not_before = NULL"
         " WHERE asset_id = ANY(%s) AND lane = ANY(%s) AND fingerprint = ANY(%s)"
         " AND (state = ANY(%s) OR (state = 'skipped' AND reason = %s))",
         (list(asset_ids), list(lanes), [prints[lane] for lane in lanes], list(states), PARENT_FAILED),
@@ -74,9 +74,23 @@ def reset_units(
     return rows.rowcount
 
 
+def retry_units(conn: psycopg.Connection[Any], chosen: Collection[tuple[int, str]], prints: Mapping[str, str]) -> None:
+    """Put exactly these failed (asset, lane) back to pending, and the children that were skipped with them."""
+    pairs = sorted({(asset_id, name) for asset_id, lane in chosen for name in (lane, *children([lane]))})
+    conn.execute(
+        "UPDATE units u SET state = 'pending', reason = NULL, run_id = NULL, attempts = 0, not_before = NULL"
+        " FROM unnest(%s::bigint[], %s::text[], %s::text[]) t(asset_id, lane, fingerprint)"
+        " WHERE (u.asset_id, u.lane, u.fingerprint) = (t.asset_id, t.lane, t.fingerprint)"
+        " AND ((u.state = 'failed' AND (t.asset_id, t.lane) IN (SELECT * FROM unnest(%s::bigint[], %s::text[])))"
+        "   OR (u.state = 'skipped' AND u.reason = %s))",
+        ([a for a, _ in pairs], [lane for _, lane in pairs], [prints[lane] for _, lane in pairs],
+         [a for a, _ in sorted(chosen)], [lane for _, lane in sorted(chosen)], PARENT_FAILED),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class PendingRow:
-    """One asset with the lanes that can run now, parents first."""
+    """One asset with the lanes that can run, parents first, once `due_in_s` seconds have passed."""
 
     asset_id: int
     sha256: str
@@ -85,12 +99,15 @@ class PendingRow:
     mtime_ns: int | None
     audio_stream: int | None
     duration_ms: int | None
+    due_in_s: float
     lanes: tuple[str, ...]
 
 
 _PENDING = """
 SELECT a.asset_id, a.sha256, s.uri, s.byte_size, s.mtime_ns,
        a.audio_stream, a.duration_ms,
+       greatest(0, extract(epoch FROM max(u.not_before) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s))
+         - now()))::float8,
        array_agg(u.lane) FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
          OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
@@ -129,12 +146,13 @@ def pending_rows(
         },
     ).fetchall()
     ready, waiting = [], 0
-    for asset_id, sha256, *source, wanted, done in rows:
+    for asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, due_in_s, wanted, done in rows:
         runnable = runnable_lanes(wanted, done or ())
         if not runnable:
             waiting += 1
             continue
-        ready.append(PendingRow(asset_id, bytes(sha256).hex(), *source, runnable))
+        sha256 = bytes(sha256).hex()
+        ready.append(PendingRow(asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, due_in_s, runnable))
     return ready[: selection.limit], waiting
 
 
@@ -155,8 +173,8 @@ def claim_units(
 ) -> list[dict[str, Any]]:
     """Take the asset's pending units for the run, if it still lives; units another run holds are left out."""
     rows = conn.execute(
-        "UPDATE units SET state = 'running', generation = generation + 1, attempts = attempts + 1, run_id = %s,"
-        " started_at = now(), finished_at = NULL, reason = NULL"
+        "UPDATE units SET state = 'running', generation = generation + 1, run_id = %s,"
+        " started_at = now(), finished_at = NULL, reason = NULL, not_before = NULL"
         " WHERE asset_id = %s AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
         " AND (state = 'pending' OR (state = 'running' AND run_id = %s))"
         " AND EXISTS (SELECT 1 FROM runs WHERE run_id = %s AND state = 'running')"
@@ -202,6 +220,29 @@ def fail_units(
             " WHERE asset_id = %s AND lane = ANY(%s) AND fingerprint = ANY(%s) AND state <> 'done'",
             (state, reason, asset_id, lanes, [prints[lane] for lane in lanes if lane in prints]),
         )
+
+
+def charge_unit(conn: psycopg.Connection[Any], asset_id: int, lane: str, fingerprint: str, attempts: int) -> int:
+    """Charge a unit with failed attempts; returns how many it has."""
+    row = conn.execute(
+        "UPDATE units SET attempts = attempts + %s WHERE asset_id = %s AND lane = %s AND fingerprint = %s"
+        " RETURNING attempts",
+        (attempts, asset_id, lane, fingerprint),
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def postpone_units(
+    conn: psycopg.Connection[Any], asset_id: int, prints: Mapping[str, str], lanes: Sequence[str], delay_s: float
+) -> None:
+    """The lanes and their children return to pending until `delay_s` seconds from now."""
+    waiting = sorted({*lanes, *children(lanes)} & set(prints))
+    conn.execute(
+        "UPDATE units SET state = 'pending', not_before = now() + make_interval(secs => %s)"
+        " WHERE asset_id = %s AND lane = ANY(%s) AND fingerprint = ANY(%s) AND state = 'running'",
+        (delay_s, asset_id, waiting, [prints[lane] for lane in waiting]),
+    )
 
 
 def count_states(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+
+Refusal = TypeVar("Refusal", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,11 @@ def add_failure(
     )
 
 
+def forget_registration(conn: psycopg.Connection[Any], run_id: Any) -> None:
+    """Take back what the run filed about its registration, so that filing it again counts once."""
+    conn.execute("DELETE FROM failures WHERE run_id = %s AND stage = 'register'", (run_id,))
+
+
 def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
     """Those of the assets whose content could not be read when they were registered."""
     rows = conn.execute(
@@ -117,13 +124,15 @@ def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -
     return {row[0] for row in rows}
 
 
-def new_refusals(conn: psycopg.Connection[Any], refused: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of the (uri, reason) pairs that are not on record yet."""
+def new_refusals(conn: psycopg.Connection[Any], refused: Sequence[Refusal]) -> list[Refusal]:
+    """Those of the (uri, reason, ...) that are not on record yet, or only from before their last success."""
     rows = conn.execute(
-        "SELECT uri, message FROM failures WHERE asset_id IS NULL AND uri = ANY(%s)", ([uri for uri, _ in refused],)
+        "SELECT uri, message FROM failures f WHERE asset_id IS NULL AND uri = ANY(%s)"
+        " AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri AND s.seen_at > f.at)",
+        ([item[0] for item in refused],),
     )
     known = set(rows.fetchall())
-    return [pair for pair in refused if tuple(pair) not in known]
+    return [item for item in refused if item[:2] not in known]
 
 
 def all_asset_ids(conn: psycopg.Connection[Any]) -> list[int]:

@@ -39,6 +39,13 @@ def first_claim(conn: psycopg.Connection[Any], run_id: UUID) -> float | None:
     return None if row is None or row[0] is None else float(row[0])
 
 
+def max_connections(conn: psycopg.Connection[Any]) -> int:
+    """How many connections the server takes."""
+    row = conn.execute("SHOW max_connections").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 _ASSETS = """
 SELECT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
        coalesce((SELECT array_agg(s.uri ORDER BY s.uri) FROM sources s WHERE s.asset_id = a.asset_id),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, LiteralString
@@ -13,37 +14,50 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cluster.db.copy import stage_rows
-from cluster.db.ledger import fail_units
+from cluster.db.crash_claims import forget_claims
+from cluster.db.ledger import charge_unit, fail_units, postpone_units
 from cluster.db.register import add_failure
 from cluster.db.runs import pass_gate
 from cluster.db.spaces import Space
+from cluster.errors import FailureClass
+from cluster.faults import FaultPoint, reach
 from cluster.lanes import PARENT, children
+from cluster.retry import next_try_s
+from cluster.types import errors_of
 
 Row = Mapping[str, Any]
 
 
-def commit_row(conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Mapping[str, Space]) -> str:
+def commit_row(
+    conn: psycopg.Connection[Any], run_id: UUID, row: Row, spaces: Mapping[str, Space], retry_base_s: float = 5.0
+) -> str:
     """Write the row's lanes and settle its units; returns the outcome.
 
-    `done`: every lane committed; `failed`: at least one lane did not; `fenced`: a newer generation
-    owns the units, nothing was written; `stopped`: the run takes no more commits.
+    `done`: every lane committed; `failed`: at least one lane did not and will not; `retry`: at least
+    one lane waits for its next attempt; `fenced`: a newer generation owns the units, nothing was
+    written; `stopped`: the run takes no more commits. `retry_base_s` is the first delay of a retry.
     """
     units = {unit["lane"]: unit for unit in row["units"] or ()}
     with conn.transaction():
+        reach(FaultPoint.COMMIT_BEGUN, row["uri"])
         if not pass_gate(conn, run_id):
             return "stopped"
         state = _fence(conn, run_id, row["asset_id"], units)
         if state != "mine":
             return state
+        reach(FaultPoint.COMMIT_FENCED, row["uri"])
         failed = _failed_lanes(row, units)
         done = [lane for lane in units if lane not in failed and lane not in children(failed)]
         for lane in done:
             _WRITERS[lane](conn, row, spaces)
+            reach(_WRITTEN[lane], row["uri"])
         for lane in done:
             _finish(conn, row, units[lane], spaces.get(_SPACE.get(lane, "")))
-        if failed:
-            _record_failure(conn, run_id, row, units, failed)
-    return "failed" if failed else "done"
+        outcome = _record_failures(conn, run_id, row, units, failed, retry_base_s)
+        forget_claims(conn, run_id, row["asset_id"])
+        reach(FaultPoint.UNITS_SETTLED, row["uri"])
+    reach(FaultPoint.COMMITTED, row["uri"])
+    return outcome
 
 
 def _fence(conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, units: Row) -> str:
@@ -57,27 +71,41 @@ def _fence(conn: psycopg.Connection[Any], run_id: UUID, asset_id: int, units: Ro
         (run_id, lanes, [units[lane]["fingerprint"] for lane in lanes],
          [units[lane]["generation"] for lane in lanes], asset_id),
     ).fetchall()  # fmt: skip
-    if found and all(state == "running" and mine for state, mine in found):
+    states = {state for state, _ in found}
+    if not found or not all(mine for _, mine in found):
+        return "fenced"
+    if states == {"running"}:
         return "mine"
-    if found and all(state == "done" and mine for state, mine in found):
-        return "done"
-    return "fenced"
+    # Settled by an earlier call whose answer was lost.
+    return "failed" if "failed" in states else "retry" if "pending" in states else "done"
 
 
-def _failed_lanes(row: Row, units: Row) -> set[str]:
-    blocked = set((row["error"] or {}).get("lanes") or ()) & set(units)
-    return {lane for lane in blocked if PARENT.get(lane) not in blocked}
+def _failed_lanes(row: Row, units: Row) -> dict[str, Row]:
+    """Lane -> the error that failed it; children of a failed lane are not charged themselves."""
+    blamed: dict[str, Row] = {}
+    for error in errors_of(row["error"]):
+        for lane in units if error["lanes"] is None else error["lanes"]:
+            blamed.setdefault(lane, error)
+    return {lane: blamed[lane] for lane in sorted(set(units) & set(blamed)) if PARENT.get(lane) not in blamed}
 
 
-def _record_failure(conn: psycopg.Connection[Any], run_id: UUID, row: Row, units: Row, failed: set[str]) -> None:
-    error = row["error"]
+def _record_failures(
+    conn: psycopg.Connection[Any], run_id: UUID, row: Row, units: Row, failed: Mapping[str, Row], retry_base_s: float
+) -> str:
+    asset_id, outcomes = row["asset_id"], {"done"}
     prints = {lane: unit["fingerprint"] for lane, unit in units.items()}
-    fail_units(conn, row["asset_id"], prints, sorted(failed), error["message"])
-    for lane in sorted(failed):
+    for lane, error in failed.items():
+        attempts = charge_unit(conn, asset_id, lane, prints[lane], error["attempts"])
+        delay_s = next_try_s(FailureClass(error["failure"]), attempts, retry_base_s, random.random())
+        if delay_s is None:
+            fail_units(conn, asset_id, prints, [lane], error["message"])
+        else:
+            postpone_units(conn, asset_id, prints, [lane], delay_s)
+        outcomes.add("failed" if delay_s is None else "retry")
         add_failure(
             conn,
             run_id=run_id,
-            asset_id=row["asset_id"],
+            asset_id=asset_id,
             uri=row["uri"],
             lane=lane,
             fingerprint=prints[lane],
@@ -85,6 +113,7 @@ def _record_failure(conn: psycopg.Connection[Any], run_id: UUID, row: Row, units
             stage=error["stage"],
             message=error["message"],
         )
+    return next(outcome for outcome in ("failed", "retry", "done") if outcome in outcomes)
 
 
 def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | None) -> None:
@@ -95,8 +124,8 @@ def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | N
     if lane in _DETAIL:
         detail[_DETAIL[lane]] = row.get(_DETAIL[lane])
     conn.execute(
-        "UPDATE units SET state = 'done', outputs = %s, detail = %s, finished_at = now(), reason = NULL"
-        " WHERE asset_id = %s AND lane = %s AND fingerprint = %s",
+        "UPDATE units SET state = 'done', outputs = %s, detail = %s, finished_at = now(), reason = NULL,"
+        " attempts = 0 WHERE asset_id = %s AND lane = %s AND fingerprint = %s",
         (len(row[_OUTPUT[lane]]), Jsonb(detail), row["asset_id"], lane, unit["fingerprint"]),
     )
 
@@ -243,6 +272,11 @@ def _write_texts(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, S
 
 
 _WRITERS = {"speech": _write_speech, "voices": _write_voices, "texts": _write_texts}
+_WRITTEN = {
+    "speech": FaultPoint.SPEECH_WRITTEN,
+    "voices": FaultPoint.VOICES_WRITTEN,
+    "texts": FaultPoint.TEXTS_WRITTEN,
+}
 _OUTPUT = {"speech": "segments", "voices": "voices", "texts": "chunks"}
 _DETAIL = {"speech": "transcript", "voices": "voice_cache_hits"}
 _SPACE = {"voices": "voice", "texts": "text"}

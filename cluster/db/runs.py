@@ -8,6 +8,10 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
+from cluster.db.crash_claims import forget_claims
+from cluster.db.patience import take_lock
+from cluster.errors import RushesError
+
 
 def lock_key(run_id: UUID) -> int:
     """The advisory lock a driver holds while its run lives."""
@@ -22,7 +26,21 @@ def gate_key(run_id: UUID) -> int:
 def start_run(conn: psycopg.Connection[Any], run_id: UUID, kind: str, config: dict[str, Any]) -> None:
     """Record the run and hold its lock for as long as `conn` lives."""
     conn.execute("SELECT pg_advisory_lock(%s)", (lock_key(run_id),))
-    conn.execute("INSERT INTO runs (run_id, kind, config) VALUES (%s, %s, %s)", (run_id, kind, Jsonb(config)))
+    conn.execute(
+        "INSERT INTO runs (run_id, kind, config) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (run_id, kind, Jsonb(config)),
+    )
+
+
+def hold_run(conn: psycopg.Connection[Any], run_id: UUID) -> None:
+    """Take the run's lock again on a new connection; `RushesError` when the run was given up meanwhile."""
+    take_lock(conn, lock_key(run_id))
+    row = conn.execute("SELECT state FROM runs WHERE run_id = %s", (run_id,)).fetchone()
+    if row is not None and row[0] != "running":
+        raise RushesError(
+            f"run {str(run_id)[:8]} was taken for dead by another command while the database was away; "
+            "what it committed is safe: run the same command again"
+        )
 
 
 def finish_run(conn: psycopg.Connection[Any], run_id: UUID, state: str, summary: dict[str, Any]) -> None:
@@ -61,9 +79,9 @@ def recover_dead_runs(conn: psycopg.Connection[Any]) -> int:
 
 def release_units(conn: psycopg.Connection[Any], run_id: UUID) -> int:
     """Running units of the run return to pending, uncharged; late commits then match nothing."""
+    forget_claims(conn, run_id)
     return conn.execute(
-        "UPDATE units SET state = 'pending', attempts = greatest(attempts - 1, 0), run_id = NULL"
-        " WHERE run_id = %s AND state = 'running'",
+        "UPDATE units SET state = 'pending', run_id = NULL WHERE run_id = %s AND state = 'running'",
         (run_id,),
     ).rowcount
 

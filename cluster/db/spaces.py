@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cluster.db.patience import Session
 from cluster.lanes import digest
 from cluster.profiles import ModelChoice
 
@@ -177,20 +178,22 @@ def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
 
 
 class DatabaseVoiceCache:
-    """Known voices of one voice space, read by the audio they belong to; one lazy connection."""
+    """Known voices of one voice space, read by the audio they belong to; waits `wait_s` for a database away."""
 
-    def __init__(self, url: str, space: Space) -> None:
-        self._url = url
+    def __init__(self, url: str, space: Space, wait_s: float = 0.0) -> None:
+        self._session = Session(url, wait_s)
         self._space = space
-        self._conn: psycopg.Connection[Any] | None = None
 
     def lookup(self, audio_sha256: str) -> dict[tuple[int, int], NDArray[np.float32]]:
         """(start_sample, end_sample) -> unit vector of shape (dimension,), float32."""
-        from cluster.db.connect import open_connection
+        return self._session.run(lambda conn: self._known(conn, audio_sha256))
 
-        if self._conn is None or self._conn.closed:
-            self._conn = open_connection(self._url)
-        rows = self._conn.execute(
+    def close(self) -> None:
+        """Let the connection go."""
+        self._session.close()
+
+    def _known(self, conn: psycopg.Connection[Any], audio_sha256: str) -> dict[tuple[int, int], NDArray[np.float32]]:
+        rows = conn.execute(
             sql.SQL("SELECT start_sample, end_sample, embedding FROM {} WHERE audio_sha256 = %s").format(
                 sql.Identifier(self._space.cache_table)
             ),
@@ -198,8 +201,3 @@ class DatabaseVoiceCache:
             binary=True,
         )
         return {(start, end): vector.to_numpy().astype(np.float32) for start, end, vector in rows}
-
-    def close(self) -> None:
-        """Let the connection go."""
-        if self._conn is not None:
-            self._conn.close()

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, MediaTimeoutError
+from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, MediaTimeoutError, StageError
+from cluster.media.hashing import ChangingError, Stamp
 from cluster.media.probe import Probe
 
 if TYPE_CHECKING:
@@ -31,19 +32,25 @@ _MODULE = "cluster.media.child_main"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """Sound as int16 of shape (samples,), mono, 16 kHz, read-only, with the SHA-256 of its bytes."""
+    """Sound as int16 of shape (samples,), mono, 16 kHz, read-only, with the SHA-256 of its bytes.
+
+    `stamp` is the file it was decoded from, as it was all the while.
+    """
 
     samples: NDArray[np.int16]
     sha256: str
     skipped_packets: int
+    stamp: Stamp
 
 
 class MediaChild:
     """One long-lived child process that probes and decodes, started at the first call.
 
     Its calls raise `BadMediaError` (the content), `MediaTimeoutError` (deadline passed, child replaced),
-    `MediaCrashError` (the child died on it), `MediaResourceError` (over `memory_bytes`) and `OSError`
-    (the file cannot be opened or read). After any of them the next call works. Not thread-safe.
+    `MediaCrashError` (the child died on it), `MediaResourceError` (over `memory_bytes`), `OSError` (the
+    file cannot be opened or read), `ChangingError` (it was written to meanwhile) and `StageError` (a
+    fault of the reader). After any of them the next call works. `RuntimeError`: no child starts at all.
+    Not thread-safe.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -57,7 +64,9 @@ class MediaChild:
 
     def probe(self, path: str | Path, deadline_s: float) -> Probe:
         """What the file holds; see `cluster.media.probe.probe`."""
-        return Probe(**self._ask({"op": "probe", "path": os.fspath(path)}, (), deadline_s))
+        found = self._ask({"op": "probe", "path": os.fspath(path)}, (), deadline_s)
+        stamp = Stamp(**found.pop("stamp"))
+        return Probe(**found, stamp=stamp)
 
     def decode(self, path: str | Path, stream: int, deadline_s: float) -> Decoded:
         """The sound of one stream; the samples live in memory shared with nobody once this returns."""
@@ -68,7 +77,7 @@ class MediaChild:
             samples = _map_samples(pcm, answer["samples"])
         finally:
             os.close(pcm)
-        return Decoded(samples, answer["sha256"], answer["skipped_packets"])
+        return Decoded(samples, answer["sha256"], answer["skipped_packets"], Stamp(**answer["stamp"]))
 
     def close(self) -> None:
         """End the child; may be called twice, and a later call starts another."""
@@ -188,7 +197,9 @@ def _result(answer: dict[str, Any], path: str) -> dict[str, Any]:
             raise BadMediaError(message)
         case "resource":
             raise MediaResourceError(message)
+        case "changing":
+            raise ChangingError(message)
         case "os":
             raise OSError(answer["errno"] or errno.EIO, message, path)
         case _:
-            raise RuntimeError(f"the media reader failed on {path}: {message}")
+            raise StageError(f"the media reader failed on {path}: {message}")

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
 import select
 import signal
@@ -22,9 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import BadMediaError, MediaResourceError
+from cluster.faults import FaultPoint, reach
+from cluster.media.hashing import ChangingError
 
 MESSAGE_BYTES = 1 << 16
 WATCH_MS = 1000
+# A damaged file speaks through FFmpeg's messages; PostgreSQL takes no NUL, a terminal no escape sequence.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _NO_ROOM = (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -57,11 +62,14 @@ def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> d
     try:
         if request["op"] == "probe":
             return {"result": asdict(probe(request["path"]))}
+        reach(FaultPoint.READING, request["path"])
         return {"result": asdict(decode_audio(request["path"], request["stream"], fds[0], memory_bytes))}
     except BadMediaError as error:
         return _error("bad_media", error)
     except (MemoryError, MediaResourceError) as error:
         return _error("resource", error)
+    except ChangingError as error:
+        return _error("changing", error)
     except OSError as error:
         kind = "resource" if error.errno in _NO_ROOM else "os"
         return {**_error(kind, error.strerror or error), "errno": error.errno}
@@ -70,7 +78,8 @@ def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> d
 
 
 def _error(kind: str, error: object) -> dict[str, Any]:
-    return {"error": kind, "message": str(error)[:2000] or type(error).__name__}
+    text = _CONTROL.sub(" ", str(error)).encode("utf-8", "backslashreplace").decode()
+    return {"error": kind, "message": text[:2000] or type(error).__name__}
 
 
 def quiet_ffmpeg() -> None:

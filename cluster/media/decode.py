@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from cluster.errors import BadMediaError, MediaResourceError
+from cluster.media.hashing import Stamp
 from cluster.media.probe import open_media, reason, translated
 
 if TYPE_CHECKING:
@@ -29,16 +30,21 @@ LEAD_S = 0.01
 GAP_S = 0.1
 JUMP_BACK_S = 10.0
 PRIMING_S = 0.2
+# A longer pause inside a file is a damaged timestamp, not a pause.
+LONGEST_GAP_S = 6 * 3600.0
+# Below, a few bytes would become hours; above, the resampler fails. Recorders use 8,000 to 768,000.
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 12_000_000
 READ_ATTEMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedPcm:
-    """What was written: the number of samples, the SHA-256 of their bytes, the packets left out."""
+    """What was written: the number of samples, the SHA-256 of their bytes, the packets left out; from which file."""
 
     samples: int
     sha256: str
     skipped_packets: int
+    stamp: Stamp
 
 
 def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> DecodedPcm:
@@ -46,20 +52,21 @@ def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> Decoded
 
     Damaged packets are left out and counted; what they held becomes silence. Several channels are mixed
     with FFmpeg's own gains (which never clip). Raises `BadMediaError` when nothing could be decoded,
-    `MediaResourceError` when the result would pass `limit_bytes`, `OSError` for an unreadable file.
+    `MediaResourceError` when the result would pass `limit_bytes`, `OSError` for an unreadable file and
+    one that is written to meanwhile.
     """
-    with open_media(path) as container, open(sink, "wb", buffering=1 << 20, closefd=False) as file:
+    with open_media(path) as (container, stamp), open(sink, "wb", buffering=1 << 20, closefd=False) as file:
         track = _track(container, stream)
         damage = _Damage(path)
         pcm = _Pcm(file, limit_bytes)
         timeline = _Timeline(pcm, _start_s(container), _end_s(container))
         for frame in _frames(container, track, damage):
-            timeline.add(frame)
+            _add(timeline, frame, damage)
         timeline.flush()
         if timeline.frames == 0:
             why = f": {damage.last}" if damage.last else ""
             raise BadMediaError(f"no sound could be decoded from stream {stream}{why}")
-        return DecodedPcm(pcm.samples, pcm.digest.hexdigest(), damage.packets)
+        return DecodedPcm(pcm.samples, pcm.digest.hexdigest(), damage.packets, stamp)
 
 
 @dataclass(slots=True)
@@ -71,10 +78,15 @@ class _Damage:
     last: str = ""
 
     def note(self, error: FFmpegError) -> None:
-        if isinstance(error, (MemoryError, OSError)):
-            raise translated(error, self.path) from error
+        """Go on after damage; raise for want of memory and for bytes that cannot be read at all."""
+        told = translated(error, self.path)
+        if not isinstance(told, BadMediaError):
+            raise told from error
+        self.skip(reason(error))
+
+    def skip(self, why: str) -> None:
         self.packets += 1
-        self.last = reason(error)
+        self.last = why
 
 
 @dataclass(slots=True)
@@ -123,7 +135,11 @@ class _Timeline:
         if shape != self.shape:
             self.flush()
             self.shape = shape
-        self._write(frame)
+        try:
+            self._write(frame)
+        except BaseException:
+            self.resampler = self.shape = None
+            raise
         self.heard_s += frame.samples / frame.sample_rate
         self.frames += 1
 
@@ -134,7 +150,7 @@ class _Timeline:
     def _place(self, at_s: float) -> None:
         late_s = at_s - self.heard_s
         beyond_end = self.end_s is not None and at_s > self.end_s
-        if late_s < -JUMP_BACK_S or (beyond_end and late_s > GAP_S):
+        if late_s < -JUMP_BACK_S or late_s > LONGEST_GAP_S or (beyond_end and late_s > GAP_S):
             self.shift_s -= late_s
         elif late_s > (GAP_S if self.frames else LEAD_S):
             self.flush()
@@ -149,6 +165,21 @@ class _Timeline:
         for piece in self.resampler.resample(frame):
             if piece is not None:
                 self.pcm.write(memoryview(piece.planes[0])[: piece.samples * SAMPLE_BYTES])
+
+
+def _add(timeline: _Timeline, frame: AudioFrame, damage: _Damage) -> None:
+    """Put the frame in its place; what cannot be resampled is left out like a damaged packet."""
+    from av import FFmpegError
+
+    if not LOWEST_RATE_HZ <= frame.sample_rate <= HIGHEST_RATE_HZ:
+        damage.skip(f"a sampling rate of {frame.sample_rate} Hz, sound has {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
+        return
+    try:
+        timeline.add(frame)
+    except MemoryError:
+        raise
+    except FFmpegError as error:
+        damage.skip(f"{len(frame.layout.channels)} channels cannot be mixed into one: {reason(error)}")
 
 
 def _track(container: InputContainer, stream: int) -> AudioStream:

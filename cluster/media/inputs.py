@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -9,10 +10,10 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TextIO
+from typing import NamedTuple, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
-from cluster.errors import RushesError, UsageError
+from cluster.errors import FailureClass, RushesError, UsageError, classify
 from cluster.media import store
 
 _AUDIO = (
@@ -24,6 +25,10 @@ _VIDEO = (
     ".mts .mxf .ogm .ogv .qt .rm .rmvb .tod .ts .vob .webm .wmv .wtv"
 )
 MEDIA_SUFFIXES = frozenset(f"{_AUDIO} {_VIDEO}".split())
+# The index over source names takes entries of up to 2,700 bytes.
+URI_BYTES = 2_000
+# What no second look mends: the name leads in a circle, or is longer than the file system takes.
+_NEVER = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,21 @@ class SourceFile:
     etag: str | None
 
 
+class Refused(NamedTuple):
+    """A source whose content is not known, why, and what kind of failure that is."""
+
+    uri: str
+    message: str
+    failure: FailureClass
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What was found: files without repeats, in order; the count of others; what could not be looked at."""
 
     files: list[SourceFile]
     ignored: int
-    unreadable: list[tuple[str, str]]
+    unreadable: list[Refused]
 
 
 def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: TextIO | None = None) -> Listing:
@@ -51,7 +64,7 @@ def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: Te
     An input is a file (tried whatever its suffix), a folder (recursive, media suffixes only, hidden
     names skipped), a glob, an object-store URI or `-` for a list on `stdin`. A list has one input per
     line, relative to the working directory; blank lines and lines that start with # are skipped.
-    A name that is not valid UTF-8 is reported as unreadable: the database could not hold it.
+    A name that is not valid UTF-8 or too long is reported as unreadable: the database could not hold it.
     Raises `UsageError` for a name that does not exist or is neither file nor folder.
     """
     collector = _Collector()
@@ -62,7 +75,7 @@ def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: Te
             collector.add(name)
     for name in list_files:
         collector.add_all(_lines(stdin) if name == "-" else _list_file(name))
-    return Listing(list(collector.files.values()), collector.ignored, list(collector.unreadable.items()))
+    return Listing(list(collector.files.values()), collector.ignored, list(collector.unreadable.values()))
 
 
 def _lines(stream: Iterable[str] | None) -> list[str]:
@@ -84,7 +97,7 @@ def _list_file(name: str) -> list[str]:
 class _Collector:
     files: dict[str, SourceFile] = field(default_factory=dict)
     ignored: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, Refused] = field(default_factory=dict)
     folders: set[tuple[int, int]] = field(default_factory=set)
 
     def add_all(self, names: Iterable[str]) -> None:
@@ -122,7 +135,7 @@ class _Collector:
         if stat.S_ISDIR(status.st_mode):
             self._add_folder(path, status)
         elif stat.S_ISREG(status.st_mode):
-            self._keep(path, status)
+            self._keep(_source(path, status))
         else:
             raise UsageError(f"{_printable(name)!r} is neither a file nor a folder")
 
@@ -151,7 +164,7 @@ class _Collector:
             if stat.S_ISDIR(status.st_mode):
                 inner.append((path, status))
             elif stat.S_ISREG(status.st_mode) and _is_media(path):
-                self._keep(path, status)
+                self._keep(_source(path, status))
             else:
                 self.ignored += 1
         return inner
@@ -170,23 +183,24 @@ class _Collector:
         if info.type == FileType.NotFound:
             raise UsageError(f"{uri} does not exist")
         if info.type == FileType.File:
-            self.files.setdefault(uri, SourceFile(uri, info.size, info.mtime_ns, None))
+            self._keep(SourceFile(uri, info.size, info.mtime_ns, None))
         for item in sorted(inside, key=lambda item: item.path):
             relative = item.path[len(path.rstrip("/")) :].lstrip("/")
             if item.type != FileType.File or any(part.startswith(".") for part in relative.split("/")):
                 continue
             if _is_media(PurePosixPath(relative)):
                 child = _child_uri(uri, relative)
-                self.files.setdefault(child, SourceFile(child, item.size, item.mtime_ns, None))
+                self._keep(SourceFile(child, item.size, item.mtime_ns, None))
             else:
                 self.ignored += 1
 
-    def _keep(self, path: Path, status: os.stat_result) -> None:
-        uri = str(path)
-        if _printable(uri) != uri:
-            self.unreadable[_printable(uri)] = "its name is not valid UTF-8: rename it"
+    def _keep(self, file: SourceFile) -> None:
+        if _printable(file.uri) != file.uri:
+            self._cannot_name(file.uri, "its name is not valid UTF-8: rename it")
+        elif len(file.uri.encode()) > URI_BYTES:
+            self._cannot_name(file.uri, f"its path is longer than {URI_BYTES} bytes: move it")
         else:
-            self.files.setdefault(uri, SourceFile(uri, status.st_size, status.st_mtime_ns, None))
+            self.files.setdefault(file.uri, file)
 
     def _skip(self, path: Path, error: OSError) -> None:
         if _is_media(path):
@@ -195,7 +209,17 @@ class _Collector:
             self.ignored += 1
 
     def _refuse(self, path: Path, error: OSError) -> None:
-        self.unreadable[_printable(str(path))] = error.strerror or str(error)
+        uri = _printable(str(path))
+        failure = FailureClass.BAD_MEDIA if error.errno in _NEVER else classify(error)
+        self.unreadable[uri] = Refused(uri, error.strerror or str(error), failure)
+
+    def _cannot_name(self, uri: str, why: str) -> None:
+        uri = _printable(uri)
+        self.unreadable[uri] = Refused(uri, why, FailureClass.BAD_MEDIA)
+
+
+def _source(path: Path, status: os.stat_result) -> SourceFile:
+    return SourceFile(str(path), status.st_size, status.st_mtime_ns, None)
 
 
 def _is_media(path: PurePath) -> bool:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import BadMediaError
+from cluster.media.hashing import Stamp, open_regular, require_unchanged, stamp_of
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date", "ICRD")
 _EARLIEST, _LATEST = 1971, 2100
+READ_BYTES = 1 << 20
+# A header that states more lies: deadlines and plans made from it would mean nothing.
+LONGEST_MS = 31 * 24 * 3_600_000
 _NAME_DATE = re.compile(
     r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)"
     r"(?:[T _-]{1,3}(\d\d)([-_.:h]?)(\d\d)[-_.:m]?(\d\d)(?:\d{3})?)?(?!\d)"
@@ -32,7 +36,7 @@ _NAME_DATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a file holds; unknown values are None. All fields are plain JSON values."""
+    """What a file holds; unknown values are None. `stamp` is the file that was looked at, all the while."""
 
     kind: Literal["video", "audio", "image"]
     container: str
@@ -44,6 +48,7 @@ class Probe:
     sample_rate_hz: int | None
     channels: int | None
     recorded_at: str | None
+    stamp: Stamp
 
 
 def probe(path: str) -> Probe:
@@ -52,13 +57,13 @@ def probe(path: str) -> Probe:
     Cover art is no video; a file with still pictures alone is an image. `recorded_at` is the container's
     own tag. Raises `BadMediaError` for content without sound or pictures, `OSError` for an unreadable file.
     """
-    with open_media(path) as container:
+    with open_media(path) as (container, stamp):
         audio = _best_audio(container)
         video = _best_video(container)
         picture = video or next(iter(container.streams.video), None)
         if audio is None and picture is None:
             raise BadMediaError(_nothing_inside(container))
-        _require_samples(container, [stream for stream in (audio, video or picture) if stream is not None])
+        _require_samples(path, container, [stream for stream in (audio, video or picture) if stream is not None])
         still = container.format.name.endswith("_pipe") or (audio is None and video is None)
         return Probe(
             kind="image" if still else "video" if video else "audio",
@@ -71,17 +76,23 @@ def probe(path: str) -> Probe:
             sample_rate_hz=audio.sample_rate if audio else None,
             channels=audio.channels if audio else None,
             recorded_at=_tagged(container),
+            stamp=stamp,
         )
 
 
 @contextmanager
-def open_media(path: str) -> Iterator[InputContainer]:
-    """Open one file for demuxing, by descriptor; `BadMediaError` with FFmpeg's reason, or `OSError`."""
+def open_media(path: str) -> Iterator[tuple[InputContainer, Stamp]]:
+    """Open one file for demuxing, by descriptor, with its stamp.
+
+    Raises `BadMediaError` with FFmpeg's reason, `OSError`, and at the end `ChangingError` when the file
+    was written to meanwhile.
+    """
     import av
 
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = open_regular(path)
     try:
-        if os.fstat(handle).st_size == 0:
+        stamp = stamp_of(handle)
+        if stamp.byte_size == 0:
             raise BadMediaError("the file is empty")
         try:
             options = {"fd": str(handle), "protocol_whitelist": "fd"}
@@ -89,18 +100,35 @@ def open_media(path: str) -> Iterator[InputContainer]:
         except av.FFmpegError as error:
             raise translated(error, path) from error
         with container:
-            yield container
+            yield container, stamp
+        require_unchanged(handle, stamp, path)
     finally:
         os.close(handle)
 
 
 def translated(error: FFmpegError, path: str) -> Exception:
-    """FFmpeg's error as ours: memory and I/O errors keep their kind, all else is `BadMediaError`."""
+    """FFmpeg's error as ours: want of memory and true I/O errors keep their kind, all else is `BadMediaError`."""
     if isinstance(error, MemoryError):
-        return MemoryError("FFmpeg could not get the memory it asked for")
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror, path)
+        return MemoryError(
+            "FFmpeg asked for more memory than it may have: a damaged file, or decode_memory_bytes is low"
+        )
+    if isinstance(error, OSError) and (trouble := unreadable(path)):
+        return trouble
     return BadMediaError(f"not readable as audio or video: {reason(error)}")
+
+
+def unreadable(path: str) -> OSError | None:
+    """Why the bytes cannot be read, None when all of them can.
+
+    FFmpeg's own numbers do not tell: its demuxers say EIO and its decoders EPERM or EAGAIN of damaged content.
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            while file.read(READ_BYTES):
+                pass
+    except OSError as error:
+        return OSError(error.errno, error.strerror, path)
+    return None
 
 
 def reason(error: FFmpegError) -> str:
@@ -159,27 +187,26 @@ def _nothing_inside(container: InputContainer) -> str:
     return f"it holds neither sound nor pictures that can be decoded (only {', '.join(kinds) or 'a header'})"
 
 
-def _require_samples(container: InputContainer, streams: Iterable[AudioStream | VideoStream]) -> None:
+def _require_samples(path: str, container: InputContainer, streams: Iterable[AudioStream | VideoStream]) -> None:
     from av import FFmpegError
 
     try:
         if any(packet.size for packet in container.demux(*streams)):
             return
     except FFmpegError as error:
-        raise translated(error, container.name) from error
+        raise translated(error, path) from error
     raise BadMediaError(f"it has a {container.format.name} header but no samples")
 
 
 def _duration_ms(container: InputContainer) -> int | None:
-    if container.duration and container.duration > 0:
-        return round(container.duration / 1000)
     lengths = [
         float(stream.duration * stream.time_base)
         for stream in (*container.streams.audio, *container.streams.video)
         if stream.duration and stream.time_base
     ]
-    longest = max(lengths, default=0.0)
-    return round(longest * 1000) if longest > 0 else None
+    stated = (container.duration or 0) / 1e6
+    length_ms = round((stated if stated > 0 else max(lengths, default=0.0)) * 1000)
+    return length_ms if 0 < length_ms <= LONGEST_MS else None
 
 
 def _tagged(container: InputContainer) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from cluster.errors import BadMediaError, MediaResourceError, UsageError
-from cluster.media.hashing import sha256_file
+from cluster.media.hashing import Stamp, hash_file, stamp_of
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -27,10 +27,11 @@ PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A content by name (SHA-256, hex) and the local file that holds it."""
+    """A content by name (SHA-256, hex), the local file that holds it, and its stamp as it was read."""
 
     sha256: str
     path: Path
+    stamp: Stamp
 
 
 def is_remote(uri: str) -> bool:
@@ -52,10 +53,12 @@ def fetch(uri: str, cache_dir: Path) -> Fetched:
     """Read the content once: hash a local file, tee an object-store key into the cache.
 
     Raises `FileNotFoundError` and `PermissionError` as they are, `ConnectionError` for other trouble
-    with the object store and `MediaResourceError` when the cache is full.
+    with the object store, `MediaResourceError` when the cache is full, `ChangingError` for a local file
+    that is being written and `BadMediaError` for what is no file.
     """
     if not is_remote(uri):
-        return Fetched(sha256_file(uri), Path(uri))
+        sha256, stamp = hash_file(uri)
+        return Fetched(sha256, Path(uri), stamp)
     cache_dir.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".part-", dir=cache_dir)
     part = Path(name)
@@ -71,25 +74,37 @@ def fetch(uri: str, cache_dir: Path) -> Fetched:
         raise
     finally:
         part.unlink(missing_ok=True)
-    return Fetched(sha256, final)
+    return Fetched(sha256, final, stamp_of(final))
 
 
-def local_path(uri: str, sha256: str, cache_dir: Path) -> Path:
+def find_registered(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetched:
     """The file to decode for a registered content: the path itself, or the cached copy of its key.
 
-    A key that is not in the cache is fetched again; `BadMediaError` when its content is another by now.
+    A local file whose stamp is not the registered one is hashed again, a key that is not in the cache is
+    fetched again; `BadMediaError` when the content is another by now, `FileNotFoundError` when it is gone.
     """
-    if not is_remote(uri):
-        return Path(uri)
-    cached = _cached(cache_dir, sha256)
-    if cached.exists():
-        return cached
-    fetched = fetch(uri, cache_dir)
-    if fetched.sha256 != sha256:
+    if is_remote(uri):
+        cached = _cached(cache_dir, sha256)
+        found = Fetched(sha256, cached, stamp_of(cached)) if cached.exists() else fetch(uri, cache_dir)
+    else:
+        found = _local(uri, sha256, stamp, cache_dir)
+    if found.sha256 != sha256:
         raise BadMediaError(
-            f"{uri} changed since it was registered (was {sha256[:12]}, is {fetched.sha256[:12]}): ingest it again"
+            f"{uri} changed since it was registered (was {sha256[:12]}, is {found.sha256[:12]}): ingest it again"
         )
-    return fetched.path
+    return found
+
+
+def _local(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetched:
+    try:
+        now = stamp_of(uri)
+        return Fetched(sha256, Path(uri), now) if now == stamp else fetch(uri, cache_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{uri} is no longer there: bring it back, or ingest it from where it is now"
+        ) from error
+    except BadMediaError as error:
+        raise BadMediaError(f"{uri} changed since it was registered: {error}") from error
 
 
 def _filesystem(uri: str) -> tuple[FileSystem, str]:

@@ -63,19 +63,21 @@ def show_failure(
 def retry(
     run: Run = None, failure: Class = None, lane: Lane = None, quiet: bool = False, config: Config = None
 ) -> None:
-    """Ingest again the sources that failed, with the present settings."""
+    """Try again exactly what failed, with the present settings."""
     from cluster.db.report import open_failures
     from jobs.cli.ingest import run_options
 
     with corpus(config) as conn:
-        failed = sorted({row["uri"] for row in open_failures(conn, checked_filter(conn, run, failure, lane))})
+        rows = open_failures(conn, checked_filter(conn, run, failure, lane))
+    failed = sorted({row["uri"] for row in rows})
     uris = [uri for uri in failed if "://" in uri or Path(uri).exists()]
     for uri in sorted(set(failed) - set(uris)):
         typer.echo(f"gone: {uri}", err=True)
     if not uris:
         typer.echo("nothing failed" if not failed else "nothing left to retry")
         return
-    run_options(config, inputs=uris, retry_failed=True, quiet=quiet)
+    units = frozenset((row["asset_id"], row["lane"]) for row in rows if row["asset_id"] is not None)
+    run_options(config, inputs=uris, retry_units=units, quiet=quiet)
 
 
 def checked_filter(conn: Any, run: str | None, failure: str | None, lane: str | None) -> Any:

@@ -33,6 +33,7 @@ Profile = Annotated[str | None, typer.Option(help="Model profile for every role.
 Missing = Annotated[bool, typer.Option("--only-missing", help="Do what is not done under these settings (default).")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, done or not.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed units again.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
 MaxFailures = Annotated[str | None, typer.Option(help="Stop after more than N failures, or P% of 100 or more assets.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
@@ -57,6 +58,7 @@ def ingest(
     only_missing: Missing = False,
     force: Force = False,
     retry_failed: Retry = False,
+    fail_fast: FailFast = False,
     max_failures: MaxFailures = None,
     dry_run: DryRun = False,
     address: Address = None,
@@ -70,6 +72,8 @@ def ingest(
 
     if only_missing and force:
         raise UsageError("--only-missing and --force exclude each other: choose one")
+    if fail_fast and max_failures is not None:
+        raise UsageError(f"--fail-fast and --max-failures {max_failures} exclude each other: choose one")
     set_verbosity(quiet, verbose)
     settings = settings_from(
         config,
@@ -90,7 +94,7 @@ def ingest(
         until=until,
         force=force,
         retry_failed=retry_failed,
-        max_failures=max_failures,
+        max_failures="0" if fail_fast else max_failures,
         dry_run=dry_run,
         address=address,
     )
@@ -99,7 +103,7 @@ def ingest(
 
 def run_options(config: Path | None, *, quiet: bool, **flags: Any) -> None:
     """Run the main job as another command asks for it; same output, same exit codes."""
-    from jobs.ingest import IngestOptions
+    from jobs.job import IngestOptions
 
     _run(settings_from(config), IngestOptions(**flags), quiet=quiet, verbose=False, as_json=False)
 
@@ -109,7 +113,7 @@ def _options(**flags: Any) -> Any:
 
     from cluster.lanes import parse_lanes
     from cluster.selection import parse_failure_limit, parse_when
-    from jobs.ingest import IngestOptions
+    from jobs.job import IngestOptions
 
     now = datetime.now(UTC)
     parsed: dict[str, Any] = {
@@ -142,9 +146,9 @@ def write_summary(data_dir: Path, summary: Any) -> Path:
     """`runs/RUN_ID/summary.json` in the data directory."""
     import json
 
-    from jobs.summary import summary_dict
+    from jobs.summary import run_folder, summary_dict
 
-    folder = data_dir / "runs" / str(summary.run_id)
+    folder = run_folder(data_dir, str(summary.run_id))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "summary.json"
     path.write_text(json.dumps(summary_dict(summary), indent=2, default=str) + "\n", encoding="utf-8")

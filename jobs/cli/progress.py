@@ -53,6 +53,10 @@ class LineReporter:
         if self._due():
             self._say(self.line(summary))
 
+    def waiting(self, assets: int, delay_s: float) -> None:
+        """Called before a pause."""
+        self._say(f"{assets} asset(s) failed and are tried again in {delay_s:.0f} s")
+
     def line(self, summary: Summary) -> str:
         """Stage, done of total, failed, rate, time left."""
         done = summary.ok + summary.failed + summary.skipped

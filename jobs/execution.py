@@ -1,0 +1,131 @@
+"""The middle of a run: what is due goes through a runner, pass after pass, until nothing waits any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cluster.db import ledger, report
+from cluster.db.spaces import Space
+from cluster.errors import FailureClass, RushesError
+from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
+from jobs.job import Job
+from jobs.ray_context import ray_session
+from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
+from jobs.spec import JobSpec, chain_names, settings_to_dict
+from jobs.summary import run_folder
+
+
+class TooManyFailuresError(RushesError):
+    """--max-failures is exceeded."""
+
+
+class Execution:
+    """Runs the rows of one job.
+
+    `check` raises when the run must not go on; `close_gate` lets no further commit of it begin.
+    """
+
+    def __init__(
+        self, job: Job, made: Mapping[str, Space], check: Callable[[], None], close_gate: Callable[[], None]
+    ) -> None:
+        self.job, self.check, self.close_gate = job, check, close_gate
+        self.spec = JobSpec(
+            run_id=str(job.run_id),
+            url=job.database.url,
+            settings=settings_to_dict(job.settings),
+            lanes=job.options.lanes,
+            prints=job.prints,
+            spaces={kind: space.space_id for kind, space in made.items()},
+        )
+
+    def run(self, rows: Sequence[ledger.PendingRow]) -> None:
+        """Run what is due; what failed and may be tried again comes back when its delay is over."""
+        self.bear_failures()
+        job, chosen = self.job, [row.asset_id for row in rows]
+        selection = ledger.Selection(chosen, newest_first=job.options.newest_first)
+        while rows:
+            due = [row for row in rows if row.due_in_s <= 0]
+            if due:
+                self._stream(due, work_of(due))
+            else:
+                delay_s = min(row.due_in_s for row in rows)
+                job.reporter.waiting(len(rows), delay_s)
+                time.sleep(delay_s)
+            rows, _ = job.session.run(lambda conn: ledger.pending_rows(conn, selection, job.prints, job.options.lanes))
+
+    def bear_failures(self) -> None:
+        """Raise `TooManyFailuresError` when there are more than the user bears."""
+        summary = self.job.summary
+        if self.job.options.max_failures.exceeded(summary.failed, summary.finished):
+            raise TooManyFailuresError(
+                f"stopped after {summary.failed} failed of {summary.finished} finished (--max-failures); "
+                "without --force the same command goes on with the rest"
+            )
+
+    def _stream(self, rows: Sequence[ledger.PendingRow], work: Work) -> None:
+        job, spec = self.job, self.spec
+        plan = plan_for(job, work, [this_node(job.settings)])
+        if plan.runner == "inline":
+            self._consume(work, plan, lambda: run_inline_rows(spec, plan, rows))
+            return
+        if plan.runner == "worker":
+            log_path = run_folder(job.settings.data_dir, spec.run_id) / "worker.log"
+            self._consume(work, plan, lambda: run_worker_rows(spec, plan, rows, log_path))
+            return
+        longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
+        with ray_session(
+            address=job.options.address,
+            cpus=this_node(job.settings).cpus,
+            niceness=job.settings.worker_niceness,
+            object_store_bytes=object_store_bytes(plan, longest_s),
+        ) as nodes:
+            if job.options.address is not None:
+                plan = plan_for(job, work, nodes)
+            self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
+
+    def _consume(self, work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        job = self.job
+        job.summary.runner, job.summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
+        job.reporter.planned(plan, work)
+        try:
+            for row in stream():
+                self._count(row)
+                job.reporter.finished(row, job.summary)
+                self.check()
+                self.bear_failures()
+        except (KeyboardInterrupt, TooManyFailuresError):
+            # Here, while the actors still live: Ray's end would cut their commits off.
+            self.close_gate()
+            raise
+
+    def _count(self, row: dict[str, Any]) -> None:
+        summary = self.job.summary
+        summary.count(row)
+        if row["outcome"] is None and row["error"]["failure"] == FailureClass.TRANSIENT:
+            # The database stayed away for as long as anyone may wait; every further row would wait as long.
+            raise RushesError(row["error"]["message"])
+        for timing in row["timings"] or ():
+            summary.stage_s[timing["stage"]] = summary.stage_s.get(timing["stage"], 0.0) + timing["seconds"]
+        if not summary.start_up_s:
+            elapsed = since_first_claim(self.job)
+            summary.start_up_s = max(0.0, time.monotonic() - self.job.started - (elapsed or 0.0))
+
+
+def plan_for(job: Job, work: Work, nodes: Sequence[Node]) -> Plan:
+    """The plan of this work on these nodes."""
+    stages = chain_names(job.settings, job.options.lanes)
+    limit = job.session.run(report.max_connections)
+    runner = "ray" if job.options.address is not None else job.settings.runner
+    return make_plan(work, nodes, stages, runner=runner, max_connections=limit)
+
+
+def since_first_claim(job: Job) -> float | None:
+    """Seconds since the run claimed its first unit; None before."""
+    return job.session.run(lambda conn: report.first_claim(conn, job.run_id))
+
+
+def work_of(rows: Sequence[ledger.PendingRow]) -> Work:
+    """The work that is in the rows."""
+    return Work(sum(row.duration_ms or 0 for row in rows) / 1000, len(rows))

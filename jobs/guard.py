@@ -1,0 +1,76 @@
+"""The guard of a process that holds models: crash claims in the ledger, and a clock that ends hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+
+from cluster.db.crash_claims import OpenClaims, close_claim, left_open, open_claim
+from cluster.db.patience import Session
+from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
+from cluster.guard import SuspectError
+from cluster.retry import MAX_ATTEMPTS
+
+MS_PER_HOUR = 3_600_000
+STDERR_FD = 2
+
+
+class CrashGuard:
+    """Notes what the process works on, so that a death is charged to the row that caused it.
+
+    A call may take `base_s` plus `s_per_hour` for each hour of its media, one hour where the length is
+    unknown. One that takes longer ends the process, from a thread that needs no lock of the interpreter;
+    the open claim then says which row it was.
+    """
+
+    def __init__(self, session: Session, run_id: UUID, base_s: float, s_per_hour: float) -> None:
+        self._session, self._run_id = session, run_id
+        self._base_s, self._s_per_hour = base_s, s_per_hour
+
+    @contextmanager
+    def watch(self, stage: str, part: pa.Table) -> Iterator[None]:
+        """Claim, run against the clock, take the claim back."""
+        ids = part["asset_id"].to_pylist()
+        self._check(stage, ids)
+        claim_id, deadline_s = uuid4(), self._deadline_s(part)
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, deadline_s))
+        faulthandler.dump_traceback_later(deadline_s, exit=True, file=STDERR_FD)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, ids))
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._session.close()
+
+    def _check(self, stage: str, ids: list[int]) -> None:
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))
+        if found and len(ids) > 1:
+            raise SuspectError(f"{stage}: a row of this batch ended its process before")
+        for claims in found.values():
+            if claims.overdue or claims.count >= MAX_ATTEMPTS[FailureClass.CRASH]:
+                raise _refusal(claims)
+
+    def _deadline_s(self, part: pa.Table) -> float:
+        lengths: list[Any] = part["duration_ms"].to_pylist()
+        hours = sum(1.0 if ms is None else ms / MS_PER_HOUR for ms in lengths)
+        return self._base_s + self._s_per_hour * hours
+
+
+def _refusal(claims: OpenClaims) -> StageError:
+    if claims.overdue:
+        return HangError(
+            f"{claims.stage} took longer than its deadline of {claims.deadline_s:.0f} s; "
+            "raise stage_base_s or stage_s_per_hour if it only was slow",
+            claims.count,
+        )
+    return ProcessDiedError(
+        f"the process died in {claims.stage} while it worked on this file, {claims.count} times", claims.count
+    )

@@ -1,0 +1,68 @@
+"""What one call of the main job is asked to do, and what its parts share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TextIO
+from uuid import UUID
+
+from cluster.db.connect import Database
+from cluster.db.patience import Session
+from cluster.plan import Plan, Work
+from cluster.selection import FailureLimit
+from cluster.settings import Settings
+from jobs.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What one call of the main job may touch."""
+
+    inputs: Sequence[str] = ()
+    list_files: Sequence[str] = ()
+    stdin: TextIO | None = None
+    lanes: tuple[str, ...] = ("speech", "voices", "texts")
+    limit: int | None = None
+    newest_first: bool = False
+    since: datetime | None = None
+    until: datetime | None = None
+    force: bool = False
+    retry_failed: bool = False
+    retry_units: frozenset[tuple[int, str]] = frozenset()
+    max_failures: FailureLimit = field(default_factory=FailureLimit)
+    dry_run: bool = False
+    address: str | None = None
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def registering(self, done: int, total: int) -> None:
+        """After each file that was hashed and probed."""
+
+    def planned(self, plan: Plan, work: Work) -> None:
+        """Once, before models load."""
+
+    def finished(self, row: dict[str, Any], summary: Summary) -> None:
+        """For each asset that came back."""
+
+    def waiting(self, assets: int, delay_s: float) -> None:
+        """Before a pause: so many assets wait for their next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of the main job; `session` waits for a database that is away."""
+
+    settings: Settings
+    options: IngestOptions
+    reporter: Reporter
+    database: Database
+    session: Session
+    run_id: UUID
+    prints: dict[str, str]
+    summary: Summary
+    started: float = field(default_factory=time.monotonic)

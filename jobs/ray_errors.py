@@ -1,0 +1,84 @@
+"""What Ray reports about a run, in words that say what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.errors import RushesError
+from cluster.plan import Group
+
+ROOM_WAIT_S = 20.0
+POLL_S = 0.5
+
+
+@contextmanager
+def ray_errors(groups: Sequence[Group]) -> Iterator[None]:
+    """Ray's own failures as `RushesError`: a pool that cannot start, a stall, a lost cluster."""
+    import ray.exceptions
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    try:
+        yield
+    except ray.exceptions.GetTimeoutError as error:
+        raise RushesError(f"{_pools(groups)} were not ready in time: {_last_line(error)}") from error
+    except ExecutionTimeoutError as error:
+        raise RushesError(
+            f"nothing moved on Ray for longer than the longest recording may take: {_first_line(error)}; "
+            "what was committed is safe, run the same command again"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise RushesError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    reason = _last_line(error)
+    if "__init__" in str(error):
+        return f"the models do not load in a Ray actor: {reason}"
+    return f"Ray gave up: {reason}; what was committed is safe, run the same command again"
+
+
+def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
+    """Refuse when the plan's actors do not fit beside what the cluster already runs.
+
+    Ray itself waits for such a share without a word. Raises `RushesError` with the arithmetic.
+    """
+    import ray
+
+    deadline = time.monotonic() + wait_s
+    while missing := missing_room(groups, ray.available_resources()):
+        if time.monotonic() >= deadline:
+            total = ray.cluster_resources()
+            parts = "; ".join(
+                f"{name}: {need:g} needed, {free:g} free of {total.get(name, 0):g}" for name, need, free in missing
+            )
+            raise RushesError(
+                f"{_pools(groups)} find no room after {wait_s:.0f} s ({parts}): "
+                "stop what holds the rest, or run with fewer CPUs (RUSHES_CPUS)"
+            )
+        time.sleep(POLL_S)
+
+
+def missing_room(groups: Sequence[Group], free: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """(resource, needed, free) of what the actors of all groups lack together."""
+    needs = {"CPU": sum(g.actors * g.cpus_each for g in groups), "GPU": sum(g.actors * g.gpus_each for g in groups)}
+    return [
+        (name, round(need, 3), round(free.get(name, 0.0), 3))
+        for name, need in needs.items()
+        if need > free.get(name, 0.0) + 1e-6
+    ]
+
+
+def _pools(groups: Sequence[Group]) -> str:
+    return " and ".join(f"{g.actors} {g.name} actor(s) of {g.cpus_each:g} CPU, {g.gpus_each:g} GPU" for g in groups)
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: Any) -> str:
+    """The cause stands at the end of Ray's nested tracebacks."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -1,0 +1,153 @@
+"""Two corpora that say the same give equal dumps; every single difference is found."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from cluster.db import runs
+from cluster.db.connect import open_connection
+from cluster.db.dump import canonical_dump, differences
+from cluster.db.ledger import ensure_units
+from cluster.db.register import NewAsset, add_asset, add_failure, add_source
+from cluster.db.results import commit_row
+from tests.conftest import clone_database
+from tests.corpus_rows import LANES, PRINTS, claimed, computed_row, make_spaces, new_asset, new_run, unit_vector
+
+NAMES = ("a.wav", "b.wav", "c.wav")
+
+
+def fill(conn, names):
+    made, run_id = make_spaces(conn), new_run(conn)
+    for name in names:
+        asset_id = new_asset(conn, name, recorded_at="2024-03-09T10:00:00Z", recorded_at_origin="tag")
+        seed = NAMES.index(name) + 1
+        row = {**computed_row(asset_id, claimed(conn, run_id, asset_id)), "audio_sha256": f"{seed:064x}"}
+        row["voices"] = [
+            {**voice, "vector": voice["vector"] and unit_vector(seed * 100 + voice["idx"])} for voice in row["voices"]
+        ]
+        row["chunks"][0]["vector"] = unit_vector(seed)
+        assert commit_row(conn, run_id, row, made) == "done"
+    refuse(conn, run_id)
+    runs.finish_run(conn, run_id, "partial", {})
+
+
+def refuse(conn, run_id):
+    asset_id = add_asset(conn, NewAsset(sha256="ff" * 32, byte_size=3))
+    add_source(conn, "/media/broken.mp4", asset_id, 3, 1, None)
+    ensure_units(conn, [asset_id], PRINTS, LANES)
+    common = {"run_id": run_id, "stage": "register", "message": "x"}
+    add_failure(
+        conn, asset_id=asset_id, uri="/media/broken.mp4", lane="speech", fingerprint="s1", failure="bad_media", **common
+    )
+    add_failure(conn, asset_id=None, uri="/media/gone.wav", lane=None, fingerprint=None, failure="transient", **common)
+
+
+@pytest.fixture
+def pair(server_url):
+    """The same corpus twice; the second came in another order, in several runs."""
+    clones = [clone_database(server_url, "template_corpus") for _ in range(2)]
+    one, other = (open_connection(next(clone)) for clone in clones)
+    fill(one, NAMES)
+    new_asset(other, "later taken away")
+    other.execute("DELETE FROM assets")
+    fill(other, NAMES[:0:-1])
+    fill(other, [NAMES[0]])
+    yield one, other
+    for conn, clone in zip((one, other), clones, strict=True):
+        conn.close()
+        next(clone, None)
+
+
+def compare(pair, **options):
+    return differences(*map(canonical_dump, pair), **options)
+
+
+def test_the_same_rows_in_another_order_are_equal(pair):
+    assert compare(pair) == []
+    dump = canonical_dump(pair[0])
+    assert {section: len(rows) for section, rows in dump.facts.items()} == {
+        "source": 4, "refused source": 1, "asset": 4, "unit": 12, "segment": 12, "local speaker": 6,
+        "voice": 12, "chunk": 3, "space": 2,
+    }  # fmt: skip
+    assert {section: len(rows) for section, rows in dump.vectors.items()} == {
+        "voice vector": 9, "text vector": 3, "cached voice": 9,
+    }  # fmt: skip
+
+
+MINE = "(SELECT asset_id FROM sources WHERE uri = '/media/b.wav')"
+ADD = "UPDATE {} SET embedding = (SELECT array_agg(v + (i = 3)::int * {} ORDER BY i)"
+NUDGE = ADD + " FROM unnest(embedding::real[]) WITH ORDINALITY t(v, i))::vector WHERE {}"
+ONE_VOICE = f"segment_id = (SELECT segment_id FROM segments WHERE asset_id = {MINE} AND idx = 1)"
+ONE_CHUNK = f"chunk_id = (SELECT chunk_id FROM chunks WHERE asset_id = {MINE})"
+ONE_CACHED = "audio_sha256 = decode(lpad('2', 64, '0'), 'hex') AND start_sample = 0"
+AGAIN = "asset_id, space_id, idx + 1, first_segment, last_segment, start_ms, end_ms, text"
+CHANGES = {
+    "a word": ("UPDATE segments SET words = jsonb_set(words, '{0,2}', '\"hullo\"')"
+               f" WHERE asset_id = {MINE} AND idx = 1", ["segment", ": words "]),
+    "a time": (f"UPDATE segments SET end_ms = end_ms + 1 WHERE asset_id = {MINE} AND idx = 1",
+               [": end_ms 1900 != 1901"]),
+    "a voice": (NUDGE.format("voice_vectors_1", 1e-3, ONE_VOICE), ["voice vector", "differs by 0.001"]),
+    "a text": (NUDGE.format("text_vectors_2", 1e-3, ONE_CHUNK), ["text vector", "differs by 0.001"]),
+    "a cached voice": (NUDGE.format("voice_cache_1", 1e-3, ONE_CACHED), ["cached voice", "differs by 0.001"]),
+    "a missing vector": (f"DELETE FROM voice_vectors_1 WHERE {ONE_VOICE}", ["voice vector", "only in the first"]),
+    "a missing cached voice": (f"DELETE FROM voice_cache_1 WHERE {ONE_CACHED}", ["cached voice", "only in the first"]),
+    "a doubled chunk": (f"INSERT INTO chunks ({AGAIN.replace(' + 1', '')}) SELECT {AGAIN} FROM chunks"
+                        f" WHERE {ONE_CHUNK}", ["chunk", " 1: only in the second"]),
+    "a unit": (f"UPDATE units SET state = 'pending' WHERE lane = 'texts' AND asset_id = {MINE}",
+               ["unit", "texts t1: state 'done' != 'pending'"]),
+    "outputs": (f"UPDATE units SET outputs = 5 WHERE lane = 'texts' AND asset_id = {MINE}",
+                ["unit", ": outputs 1 != 5"]),
+    "a failure": ("UPDATE failures SET failure = 'crash' WHERE asset_id IS NOT NULL",
+                  ["unit", ": failure 'bad_media' != 'crash'"]),
+    "the active space": ("UPDATE spaces SET is_active = false WHERE kind = 'text'",
+                         ["space text", ": is_active True != False"]),
+    "a source": ("DELETE FROM sources WHERE uri = '/media/b.wav'", ["source /media/b.wav: only in the first"]),
+    "a refused source": ("DELETE FROM failures WHERE asset_id IS NULL", ["refused source /media/gone.wav: only in"]),
+    "a probed fact": (f"UPDATE assets SET duration_ms = 1 WHERE asset_id = {MINE}",
+                      ["asset", ": duration_ms 60000 != 1"]),
+    "a tagged date": (f"UPDATE assets SET recorded_at = now() WHERE asset_id = {MINE}", ["asset", ": recorded_at "]),
+    "a local speaker": (f"UPDATE local_speakers SET speech_ms = 1 WHERE asset_id = {MINE} AND local_speaker = 0",
+                        ["local speaker", ": speech_ms 1800 != 1"]),
+    "a skip reason": (f"UPDATE voices SET skip_reason = 'odd' WHERE skip_reason IS NOT NULL AND segment_id IN"
+                      f" (SELECT segment_id FROM segments WHERE asset_id = {MINE})", ["voice", ": skip_reason "]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_single_change_is_found(name, pair):
+    statement, words = CHANGES[name]
+    assert pair[1].execute(statement.encode()).rowcount > 0
+    found = compare(pair)
+    assert len(found) == 1, found
+    assert all(word in found[0] for word in words), found
+
+
+def test_a_missing_segment_is_found_with_all_that_hangs_on_it(pair):
+    assert pair[1].execute(f"DELETE FROM segments WHERE asset_id = {MINE} AND idx = 1".encode()).rowcount == 1
+    sha256 = hashlib.sha256(b"b.wav").hexdigest()[:12]
+    assert [line.partition(f" {sha256} ")[0] for line in compare(pair)] == ["segment", "voice", "voice vector"]
+
+
+def test_rounding_of_a_vector_and_times_of_no_meaning_are_not_differences(pair):
+    other = pair[1]
+    assert other.execute(NUDGE.format("voice_vectors_1", 1e-6, ONE_VOICE).encode()).rowcount == 1
+    pair[0].execute("UPDATE assets SET recorded_at_origin = 'mtime'")
+    other.execute("UPDATE assets SET recorded_at_origin = 'mtime', recorded_at = now(), created_at = now()")
+    other.execute("UPDATE units SET generation = generation + 3, attempts = 1, started_at = now()")
+    assert compare(pair) == []
+    assert len(compare(pair, tolerance=1e-8)) == 1
+
+
+def test_a_vector_that_is_no_number_differs(pair):
+    one, other = (canonical_dump(conn) for conn in pair)
+    other.vectors["text vector"][min(other.vectors["text vector"])][0] = float("nan")
+    assert len(differences(one, other)) == 1
+    assert differences(other, one) != []
+
+
+def test_many_differences_are_cut_with_their_number(pair):
+    pair[1].execute("UPDATE segments SET text = text || '!'")
+    assert compare(pair, limit=5)[-1] == "and 7 more"
+    assert len(compare(pair, limit=5)) == 6

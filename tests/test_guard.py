@@ -1,0 +1,117 @@
+"""A death in a stage is charged to the row that caused it, and to nobody else."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from cluster.db import crash_claims, runs
+from cluster.db.patience import Session
+from cluster.db.results import commit_row
+from cluster.errors import HangError, ProcessDiedError
+from cluster.stage import run_stage
+from cluster.types import rows_table
+from jobs.guard import CrashGuard
+from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
+from tests.test_stage import Double
+
+
+def rows(ids):
+    return rows_table([{"asset_id": i, "uri": f"/{i}", "duration_ms": 1000, "lanes": ["speech"]} for i in ids])
+
+
+@pytest.fixture
+def guard(db, db_url):
+    made = CrashGuard(Session(db_url, 0), new_run(db), base_s=60.0, s_per_hour=0.0)
+    yield made
+    made.close()
+
+
+def die(db, guard, asset_id, stage="double", times=1):
+    """What a process leaves behind that dies inside the stage."""
+    for _ in range(times):
+        crash_claims.open_claim(db, guard._run_id, uuid4(), stage, [asset_id], 60.0)
+
+
+def open_claims(db):
+    return db.execute("SELECT asset_id, stage FROM crash_claims ORDER BY 1").fetchall()
+
+
+def test_a_claim_stands_while_the_stage_runs_and_ends_with_it(db, guard):
+    seen = []
+
+    class Watching(Double):
+        def process(self, table):
+            seen.extend(open_claims(db))
+            return super().process(table)
+
+    run_stage(Watching(), rows([7]), guard)
+    assert seen == [(7, "double")]
+    assert open_claims(db) == []
+
+
+def test_an_ordinary_exception_closes_the_claim(db, guard):
+    out = run_stage(Double(bad=[7]), rows([7]), guard)
+    assert out["error"][0].as_py()["failure"] == "bad_media"
+    assert open_claims(db) == []
+
+
+def test_one_death_is_forgiven_two_are_a_crash(db, guard):
+    die(db, guard, 7)
+    assert run_stage(Double(), rows([7]), guard)["error"][0].as_py() is None
+    die(db, guard, 7)
+    stage = Double()
+    error = run_stage(stage, rows([7]), guard)["error"][0].as_py()
+    assert (error["failure"], error["stage"], error["attempts"]) == ("crash", "double", 2)
+    assert "died in double" in error["message"]
+    assert stage.batches == []
+
+
+def test_deaths_in_another_stage_or_on_another_asset_are_not_counted(db, guard):
+    die(db, guard, 7, stage="other", times=2)
+    die(db, guard, 8, times=2)
+    assert run_stage(Double(), rows([7]), guard)["error"][0].as_py() is None
+
+
+def test_deaths_of_another_run_are_not_counted(db, guard):
+    other = new_run(db)
+    for _ in range(2):
+        crash_claims.open_claim(db, other, uuid4(), "double", [7], 60.0)
+    assert run_stage(Double(), rows([7]), guard)["error"][0].as_py() is None
+    runs.release_units(db, other)
+    assert open_claims(db) == []
+
+
+def test_an_overdue_claim_is_a_timeout_at_once(db, guard):
+    crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [7], 0.0)
+    with pytest.raises(HangError, match="longer than its deadline of 0 s"), guard.watch("double", rows([7])):
+        pass
+    die(db, guard, 8, times=2)
+    with pytest.raises(ProcessDiedError), guard.watch("double", rows([8])):
+        pass
+
+
+def test_in_a_batch_only_the_row_that_kills_is_charged(db, guard):
+    """A batch of which every row holds a claim runs row by row the next time."""
+    for _ in range(2):
+        crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [10], 60.0)
+    crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [11, 12, 13], 60.0)
+    stage = Double()
+    out = run_stage(stage, rows([10, 11, 12, 13]), guard)
+    assert stage.batches == [[11], [12], [13]]
+    assert [error and error["failure"] for error in out["error"].to_pylist()] == ["crash", None, None, None]
+
+
+def test_the_commit_settles_the_claims_of_its_row(db, guard):
+    asset_id = new_asset(db, "claims")
+    die(db, guard, asset_id)
+    units = claimed(db, guard._run_id, asset_id)
+    assert commit_row(db, guard._run_id, computed_row(asset_id, units), make_spaces(db)) == "done"
+    assert open_claims(db) == []
+
+
+def test_the_deadline_follows_the_length_of_the_media(db_url, db):
+    made = CrashGuard(Session(db_url, 0), new_run(db), base_s=10.0, s_per_hour=3600.0)
+    lengths = [{"asset_id": 1, "duration_ms": 1_800_000}, {"asset_id": 2, "duration_ms": None}]
+    assert made._deadline_s(rows_table(lengths)) == 10.0 + 1800.0 + 3600.0
