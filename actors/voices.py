@@ -86,7 +86,8 @@ class Voices:
         return with_column(table, "voice_cache_hits", [hits for _, hits in done])
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Let go of the model and of what the cache holds."""
+        self._cache.close()
         self._encoder = None
 
     def embed_waveforms(self, waveforms: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:

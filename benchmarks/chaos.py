@@ -95,9 +95,12 @@ def disturbed(world: World, reference: Verdict, blow: Blow) -> Outcome:
     fault, started = blow.fault(folder), time.monotonic()
     with world.database() as url:
         first = world.start(url, fault)
-        outcome = Outcome(blow, strike(world, blow, first, url, folder, PATIENCE_S))
-        ends = _until_nothing(world, url, fault, first.wait(PATIENCE_S))
-        outcome.orphans = first.end()
+        try:
+            outcome = Outcome(blow, strike(world, blow, first, url, folder, PATIENCE_S))
+            ends = _until_nothing(world, url, fault, first.wait(PATIENCE_S))
+        finally:
+            orphans = first.end()
+        outcome.orphans = orphans
         outcome.wall_s = time.monotonic() - started
         outcome.commands = len(ends) - ends[-1].nothing_to_do
         outcome.problems = _complaints(blow.kind, ends)
@@ -109,8 +112,10 @@ def _until_nothing(world: World, url: str, fault: str, first: Ended) -> list[End
     ends = [first]
     while not ends[-1].nothing_to_do and len(ends) < MOST_COMMANDS:
         command = world.start(url, fault)
-        ends.append(command.wait(PATIENCE_S))
-        command.end()
+        try:
+            ends.append(command.wait(PATIENCE_S))
+        finally:
+            command.end()
     return ends
 
 

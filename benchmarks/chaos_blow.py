@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.chaos_world import Command, World, session_members, status
+from benchmarks.chaos_world import Command, World, is_alive, session_members, status
 from cluster.faults import MARKER, FaultPoint
 
 POLL_S = 0.002
@@ -158,9 +158,11 @@ def _hit(world: World, blow: Blow, command: Command, pid: int, url: str) -> int 
 
 
 def _kill(pid: int) -> int | None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-        return pid
+    # A process that has ended already takes the signal without a word until it is reaped.
+    if is_alive(pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return pid
     return None
 
 

@@ -27,11 +27,13 @@ class UsageError(RushesError):
 class StageError(Exception):
     """A stage could not do its work on one row; becomes data on that row.
 
-    `attempts` is how many failed attempts it stands for.
+    `attempts` is how many failed attempts it stands for. `about_rows` is False for a fault of the
+    surroundings, which would strike any half of the batch just the same.
     """
 
     failure = FailureClass.BUG
     attempts: int = 1
+    about_rows = True
 
 
 class ProcessDiedError(StageError):

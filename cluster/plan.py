@@ -18,6 +18,8 @@ ALONE_BELOW_S = 1_800.0
 ALONE = ("inline", "worker")
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
+# Each actor has one connection; the driver works on one and holds the run with another.
+DRIVER_CONNECTIONS = 2
 LEAST_STORE_BYTES = 512 * 2**20
 # 16 kHz mono int16
 AUDIO_BYTES_PER_S = 32_000
@@ -116,7 +118,7 @@ def _alone(work: Work, cpus: int, stages: Sequence[str], rates: Rates, runner: s
         runner = "worker"
         why = f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {ALONE_BELOW_S / 60:.0f} min"
     group = Group(runner, tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
-    return Plan(runner, (group,), why, rates.fused_x_realtime * min(cpus, 1.25), runner, 2)
+    return Plan(runner, (group,), why, rates.fused_x_realtime * min(cpus, 1.25), runner, 1 + DRIVER_CONNECTIONS)
 
 
 def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
@@ -127,7 +129,7 @@ def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
         actors = min(actors, fits)
         group = Group("fused", tuple(stages), actors, _cpus_each(cpus, actors), 1, gib_each=rates.fused_gib)
         why = f"{actors} fused replicas x {rates.fused_gib} GiB fit; one per core is the fastest cut on CPUs"
-        return Plan("ray", (group,), why, rates.fused_x_realtime * actors, "transcribe", actors * 2 + 1)
+        return Plan("ray", (group,), why, rates.fused_x_realtime * actors, "transcribe", actors + DRIVER_CONNECTIONS)
     hear = max(
         1,
         min(
@@ -138,14 +140,14 @@ def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
     groups = _two_pools(stages, hear, 1, cpus, rates, 0.0, 0.0)
     why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit in memory: recognition apart from torch"
     speed = rates.fused_x_realtime * min(hear / rates.hear_share_of_work, 1 / (1 - rates.hear_share_of_work))
-    return Plan("ray", groups, why, speed, "transcribe", hear + 3)
+    return Plan("ray", groups, why, speed, "transcribe", hear + 1 + DRIVER_CONNECTIONS)
 
 
 def _on_gpus(cpus: int, gpus: Sequence[float], stages: Sequence[str], rates: Rates) -> Plan:
     cards = len(gpus)
     groups = _two_pools(stages, cards, cards, cpus, rates, rates.hear_gpu_share, rates.speak_gpu_share)
     why = f"{cards} GPU(s), each shared {rates.hear_gpu_share} + {rates.speak_gpu_share} by recognition and torch"
-    return Plan("ray", groups, why, rates.gpu_x_realtime * cards, "transcribe", cards * 3 + 1)
+    return Plan("ray", groups, why, rates.gpu_x_realtime * cards, "transcribe", cards * 2 + DRIVER_CONNECTIONS)
 
 
 def _two_pools(

@@ -112,7 +112,7 @@ def run_stage(stage: Stage, table: pa.Table, guard: Guard = NO_GUARD) -> pa.Tabl
     if rest or not picked:
         parts.append(_with_nulls(stage, table.take(rest) if picked else table))
     order = picked + rest
-    out = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="none")
+    out = parts[0] if len(parts) == 1 else _joined(parts)
     if order != sorted(order):
         out = out.take(sorted(range(len(order)), key=order.__getitem__))
     return _timed(stage, out, wanted, time.perf_counter() - started)
@@ -164,15 +164,20 @@ def _run_rows(stage: Stage, table: pa.Table, rows: list[int], guard: Guard) -> p
             out = stage.process(part)
     # Ray leaves an actor that exits in its pool, dead, and waits for it: an exit is a fault like any other.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any fault of a stage becomes data on its row
-        if len(rows) > 1:
-            half = len(rows) // 2
-            halves = [_run_rows(stage, table, part, guard) for part in (rows[:half], rows[half:])]
-            return pa.concat_tables(halves, promote_options="none")
-        return _failed(stage, part, error)
+        if len(rows) == 1:
+            return _failed(stage, part, error)
+        if not getattr(error, "about_rows", True):
+            return _joined(_failed(stage, part.slice(row, 1), error) for row in range(part.num_rows))
+        half = len(rows) // 2
+        return _joined(_run_rows(stage, table, some, guard) for some in (rows[:half], rows[half:]))
     _check(stage, part, out)
     return out.drop_columns([name for name in stage.drops if name in out.column_names]).select(
         _names_after(stage, table)
     )
+
+
+def _joined(parts: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables(list(parts), promote_options="none")
 
 
 def _reach(stage: Stage, part: pa.Table) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from cluster.db import ledger
+from cluster.db.patience import Session
 from cluster.types import with_column
 from jobs.db_stage import DatabaseStage
 
@@ -28,9 +29,8 @@ class Claim(DatabaseStage):
     adds = ("units", "segments")
     drops = ()
 
-    def __init__(self, url: str, run_id: UUID, prints: Mapping[str, str], wait_s: float = 0.0) -> None:
-        """`wait_s`: how long each row waits for a database that is away."""
-        super().__init__(url, run_id, wait_s)
+    def __init__(self, session: Session, run_id: UUID, prints: Mapping[str, str]) -> None:
+        super().__init__(session, run_id)
         self._prints = dict(prints)
 
     def process(self, table: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from cluster.db.connect import classify_database
+from cluster.db.patience import Session
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
 from cluster.errors import RushesError
@@ -27,11 +28,9 @@ class Commit(DatabaseStage):
     adds = ("outcome",)
     drops = tuple(name for name in COLUMNS if name not in (*KEEPS, "outcome"))
 
-    def __init__(
-        self, url: str, run_id: UUID, spaces: Mapping[str, Space], wait_s: float = 0.0, retry_base_s: float = 5.0
-    ) -> None:
-        """`wait_s`: how long each row waits for a database that is away; `retry_base_s`: the first delay of a retry."""
-        super().__init__(url, run_id, wait_s)
+    def __init__(self, session: Session, run_id: UUID, spaces: Mapping[str, Space], retry_base_s: float = 5.0) -> None:
+        """`retry_base_s`: the first delay of a retry."""
+        super().__init__(session, run_id)
         self._spaces, self._retry_base_s = dict(spaces), retry_base_s
 
     def process(self, table: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What the claim and the commit share: one patient session per actor, and sight of failed rows."""
+"""What the claim and the commit share: the session of their process, and sight of failed rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ class DatabaseStage:
     lanes = frozenset(LANES)
     settles = True
 
-    def __init__(self, url: str, run_id: UUID, wait_s: float) -> None:
-        self._run_id = run_id
-        self._session = Session(url, wait_s)
+    def __init__(self, session: Session, run_id: UUID) -> None:
+        self._session, self._run_id = session, run_id
 
     def identity(self) -> dict[str, Any]:
         """Nothing here decides the output."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cluster.db import ledger, report
+from cluster.db import ledger, report, runs
 from cluster.db.spaces import Space
-from cluster.errors import FailureClass, RushesError
+from cluster.errors import RushesError
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
 from jobs.job import Job
 from jobs.ray_context import ray_session
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
 from jobs.summary import run_folder
+
+# A row that comes back without an outcome, for whatever reason, is sent so many times.
+MAX_LOSSES = 3
 
 
 class TooManyFailuresError(RushesError):
@@ -31,6 +35,8 @@ class Execution:
         self, job: Job, made: Mapping[str, Space], check: Callable[[], None], close_gate: Callable[[], None]
     ) -> None:
         self.job, self.check, self.close_gate = job, check, close_gate
+        self.selection = ledger.Selection(())
+        self.losses: Counter[int] = Counter()
         self.spec = JobSpec(
             run_id=str(job.run_id),
             url=job.database.url,
@@ -44,7 +50,7 @@ class Execution:
         """Run what is due; what failed and may be tried again comes back when its delay is over."""
         self.bear_failures()
         job, chosen = self.job, [row.asset_id for row in rows]
-        selection = ledger.Selection(chosen, newest_first=job.options.newest_first)
+        self.selection = ledger.Selection(chosen, newest_first=job.options.newest_first)
         while rows:
             due = [row for row in rows if row.due_in_s <= 0]
             if due:
@@ -53,7 +59,13 @@ class Execution:
                 delay_s = min(row.due_in_s for row in rows)
                 job.reporter.waiting(len(rows), delay_s)
                 time.sleep(delay_s)
-            rows, _ = job.session.run(lambda conn: ledger.pending_rows(conn, selection, job.prints, job.options.lanes))
+            rows = [row for row in job.session.run(self._pending) if self.losses[row.asset_id] < MAX_LOSSES]
+
+    def _pending(self, conn: Any) -> list[ledger.PendingRow]:
+        # No actor runs now: what is still claimed came back without an outcome.
+        runs.release_units(conn, self.job.run_id)
+        rows, _ = ledger.pending_rows(conn, self.selection, self.job.prints, self.job.options.lanes)
+        return rows
 
     def bear_failures(self) -> None:
         """Raise `TooManyFailuresError` when there are more than the user bears."""
@@ -103,9 +115,10 @@ class Execution:
     def _count(self, row: dict[str, Any]) -> None:
         summary = self.job.summary
         summary.count(row)
-        if row["outcome"] is None and row["error"]["failure"] == FailureClass.TRANSIENT:
-            # The database stayed away for as long as anyone may wait; every further row would wait as long.
-            raise RushesError(row["error"]["message"])
+        if row["outcome"] is None:
+            self.losses[row["asset_id"]] += 1
+            # A database that is gone for good ends the run here, and not after a wait for every row.
+            self.job.session.run(lambda conn: conn.execute("SELECT 1"))
         for timing in row["timings"] or ():
             summary.stage_s[timing["stage"]] = summary.stage_s.get(timing["stage"], 0.0) + timing["seconds"]
         if not summary.start_up_s:

@@ -46,10 +46,6 @@ class CrashGuard:
             faulthandler.cancel_dump_traceback_later()
             self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, ids))
 
-    def close(self) -> None:
-        """Let the connection go."""
-        self._session.close()
-
     def _check(self, stage: str, ids: list[int]) -> None:
         found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))
         if found and len(ids) > 1:

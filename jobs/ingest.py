@@ -12,7 +12,7 @@ from actors.lanes import cache_dir, fingerprints, speech_chain
 from cluster.db import ledger, report, runs, spaces
 from cluster.db.connect import Database, database_errors, find_database
 from cluster.db.migrate import migrate, pending
-from cluster.db.patience import Session
+from cluster.db.patience import DatabaseAwayError, Session
 from cluster.db.register import all_asset_ids, new_refusals
 from cluster.db.watch import Watch
 from cluster.errors import RushesError
@@ -100,7 +100,8 @@ class _Ingest:
         try:
             return self._work(files, same, refused)
         except (KeyboardInterrupt, RushesError) as error:
-            if self.summary.run_id is None:
+            # Nothing can be recorded without the database: the next command finds the run dead.
+            if self.summary.run_id is None or isinstance(error, DatabaseAwayError):
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             if not interrupted:
@@ -236,6 +237,7 @@ class _Ingest:
     def _reconcile(self, made: Mapping[str, spaces.Space], state: str) -> Summary:
         summary = self.summary
         summary.wall_s = since_first_claim(self.job) or 0.0
+        summary.notes.extend(summary.lost.values())
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
         summary.outputs = self.session.run(lambda conn: report.run_outputs(conn, self.run_id))
         chosen = report.FailureFilter(run=str(self.run_id))

@@ -25,5 +25,5 @@ def commit_first() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
+        if caught:
+            raise KeyboardInterrupt

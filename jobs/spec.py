@@ -9,7 +9,6 @@ from typing import Any, Self
 from uuid import UUID
 
 from actors.lanes import speech_chain, stages_for
-from cluster.db.connect import open_connection
 from cluster.db.patience import Session
 from cluster.db.spaces import DatabaseVoiceCache, get_space
 from cluster.settings import Settings
@@ -48,28 +47,22 @@ def settings_to_dict(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"database_url"})
 
 
-def build_chain(spec: JobSpec, threads: int) -> list[Stage]:
-    """Claim, the stages of the wanted lanes, commit; column algebra checked, nothing loaded."""
-    settings = Settings.model_validate(spec.settings)
-    with open_connection(spec.url) as conn:
-        spaces = {kind: get_space(conn, space_id) for kind, space_id in spec.spaces.items()}
-    run_id = UUID(spec.run_id)
-    wait_s = settings.database_wait_s
-    cache = DatabaseVoiceCache(spec.url, spaces["voice"], wait_s) if "voice" in spaces else None
+def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
+    """Claim, the stages of the wanted lanes, commit, and the guard around them; nothing is loaded.
+
+    One session serves them all. Column algebra is checked.
+    """
+    settings, run_id = Settings.model_validate(spec.settings), UUID(spec.run_id)
+    session = Session(spec.url, settings.database_wait_s)
+    spaces = session.run(lambda conn: {kind: get_space(conn, number) for kind, number in spec.spaces.items()})
+    cache = DatabaseVoiceCache(session, spaces["voice"]) if "voice" in spaces else None
     chain: list[Stage] = [
-        Claim(spec.url, run_id, spec.prints, wait_s),
+        Claim(session, run_id, spec.prints),
         *stages_for(speech_chain(settings, voice_cache=cache, threads=threads), spec.lanes),
-        Commit(spec.url, run_id, spaces, wait_s, settings.retry_base_s),
+        Commit(session, run_id, spaces, settings.retry_base_s),
     ]
     check_columns(chain, ROW)
-    return chain
-
-
-def build_guard(spec: JobSpec) -> CrashGuard:
-    """What stands around the stages of a process that may die."""
-    settings = Settings.model_validate(spec.settings)
-    session = Session(spec.url, settings.database_wait_s)
-    return CrashGuard(session, UUID(spec.run_id), settings.stage_base_s, settings.stage_s_per_hour)
+    return chain, CrashGuard(session, run_id, settings.stage_base_s, settings.stage_s_per_hour)
 
 
 def chain_names(settings: Settings, lanes: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cluster.faults import FaultPoint, reach
 from cluster.stage import load_stages, run_stages
-from jobs.spec import JobSpec, build_chain, build_guard
+from jobs.spec import JobSpec, build_chain
 
 
 class StageActor:
@@ -21,8 +21,7 @@ class StageActor:
 
     def __init__(self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        spec = JobSpec.from_json(spec_json)
-        chain, self.guard = build_chain(spec, threads), build_guard(spec)
+        chain, self.guard = build_chain(JobSpec.from_json(spec_json), threads)
         names = {*group, *(["claim"] if first else []), *(["commit"] if last else [])}
         self.stages = [stage for stage in chain if stage.name in names]
         try:
@@ -40,4 +39,3 @@ class StageActor:
         """Let go of models, child processes and connections."""
         for stage in self.stages:
             stage.close()
-        self.guard.close()

@@ -34,6 +34,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     retried: int = 0
     outcomes: dict[int, str] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
 
     def count(self, row: Mapping[str, Any]) -> None:
         """Count an asset by what became of it in the end; a lane that failed for good outweighs the others."""
@@ -43,7 +44,9 @@ class Summary:
             self.retried += 1
         if outcome is None:
             # Neither result nor failure could be written: reconciliation counts it as missing.
-            self.notes.append(f"not committed: {row['uri']}: {row['error']['message']}")
+            self.lost[asset_id] = f"not committed: {row['uri']}: {row['error']['message']}"
+        else:
+            self.lost.pop(asset_id, None)
         if outcome in (None, "retry") or before == "failed":
             return
         if before is not None:
@@ -80,7 +83,7 @@ class Summary:
 
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, for `summary.json`, `--json` and the run's record."""
-    names = [name for name in Summary.__slots__ if name != "outcomes"]
+    names = [name for name in Summary.__slots__ if name not in ("outcomes", "lost")]
     values = {name: getattr(summary, name) for name in names}
     return {
         **values,

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.db import ledger, spaces
 from cluster.db.check import check_corpus
-from cluster.db.patience import DatabaseAwayError
+from cluster.db.patience import DatabaseAwayError, Session
 from cluster.stage import run_stage
 from cluster.types import COLUMNS
 from jobs.claim import Claim
@@ -51,7 +51,7 @@ def test_a_commit_whose_answer_is_lost_counts_as_done_once(db_url, db, one):
     made, run_id, asset_id = one
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
     with line_to(db_url) as line:
-        commit = Commit(line.url, run_id, made, WAIT_S)
+        commit = Commit(Session(line.url, WAIT_S), run_id, made)
         line.lose(b"COMMIT\x00")
         assert commit.process(as_table([row]))["outcome"].to_pylist() == ["done"]
         commit.close()
@@ -70,7 +70,7 @@ def test_a_failure_whose_answer_is_lost_is_charged_once(db_url, db, one, failure
     error = {"failure": failure, "stage": "decode", "message": "broken", "lanes": list(LANES), "attempts": 1}
     row |= {"segments": None, "voices": None, "chunks": None, "error": error}
     with line_to(db_url) as line:
-        commit = Commit(line.url, run_id, made, WAIT_S)
+        commit = Commit(Session(line.url, WAIT_S), run_id, made)
         line.lose(b"COMMIT\x00")
         assert commit.process(as_table([row]))["outcome"].to_pylist() == [outcome]
         commit.close()
@@ -84,7 +84,7 @@ def test_a_commit_that_breaks_off_half_way_is_made_again_whole(db_url, db, one):
     made, run_id, asset_id = one
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
     with line_to(db_url) as line:
-        commit = Commit(line.url, run_id, made, WAIT_S)
+        commit = Commit(Session(line.url, WAIT_S), run_id, made)
         line.lose(b"COPY 4\x00")
         assert commit.process(as_table([row]))["outcome"].to_pylist() == ["done"]
         commit.close()
@@ -97,13 +97,13 @@ def test_a_claim_whose_answer_is_lost_is_made_again_under_the_next_generation(db
     made, run_id, asset_id = one
     asked = pa.table({"asset_id": [asset_id], "lanes": pa.array([list(LANES)], COLUMNS["lanes"])})
     with line_to(db_url) as line:
-        claim = Claim(line.url, run_id, PRINTS, WAIT_S)
+        claim = Claim(Session(line.url, WAIT_S), run_id, PRINTS)
         line.lose(b"UPDATE 3\x00")
         [units] = claim.process(asked)["units"].to_pylist()
         claim.close()
         assert line.lost == 1
     assert [(unit["lane"], unit["generation"]) for unit in units] == [(lane, 2) for lane in LANES]
-    commit = Commit(db_url, run_id, made)
+    commit = Commit(Session(db_url, 0), run_id, made)
     rows = as_table([computed_row(asset_id, units)])
     assert commit.process(rows)["outcome"].to_pylist() == ["done"]
     commit.close()
@@ -113,7 +113,7 @@ def test_a_database_that_stays_away_fails_the_row_as_transient_and_loses_nothing
     made, run_id, asset_id = one
     rows = as_table([computed_row(asset_id, claimed(db, run_id, asset_id))])
     with line_to(db_url) as line:
-        commit = Commit(line.url, run_id, made, 0.3)
+        commit = Commit(Session(line.url, 0.3), run_id, made)
         line.cut()
         with pytest.raises(DatabaseAwayError):
             commit.process(rows)
@@ -133,7 +133,7 @@ def test_a_wait_between_two_commits_ends_with_the_database_back(db_url, db, one)
     made, run_id, asset_id = one
     rows = as_table([computed_row(asset_id, claimed(db, run_id, asset_id))])
     with line_to(db_url) as line:
-        commit = Commit(line.url, run_id, made, WAIT_S)
+        commit = Commit(Session(line.url, WAIT_S), run_id, made)
         commit.process(rows)
         line.cut()
         timer = threading.Timer(0.7, line.open)
@@ -146,7 +146,7 @@ def test_a_wait_between_two_commits_ends_with_the_database_back(db_url, db, one)
 
 def test_an_interrupt_does_not_wait_for_a_database_that_is_away(db, one):
     made, run_id, asset_id = one
-    commit = Commit(NOWHERE, run_id, made, 120)
+    commit = Commit(Session(NOWHERE, 120), run_id, made)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     began = time.monotonic()
     timer.start()
@@ -159,11 +159,11 @@ def test_an_interrupt_does_not_wait_for_a_database_that_is_away(db, one):
 def test_the_voice_cache_outlives_its_connection_and_closes(db_url, db, one):
     made, run_id, asset_id = one
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
-    commit = Commit(db_url, run_id, made)
+    commit = Commit(Session(db_url, 0), run_id, made)
     commit.process(as_table([row]))
     commit.close()
     with line_to(db_url) as line:
-        cache = spaces.DatabaseVoiceCache(line.url, made["voice"], WAIT_S)
+        cache = spaces.DatabaseVoiceCache(Session(line.url, WAIT_S), made["voice"])
         known = cache.lookup(row["audio_sha256"])
         line.cut()
         line.open()
@@ -190,7 +190,7 @@ def test_two_actors_over_the_same_assets_do_every_unit_once(db_url, db, broken):
     begin, pids_of_actors = threading.Barrier(2), "application_name = 'rushes' AND pid <> pg_backend_pid()"
 
     def actor(seed):
-        claim, commit = Claim(db_url, run_id, PRINTS, WAIT_S), Commit(db_url, run_id, made, WAIT_S)
+        claim, commit = Claim(Session(db_url, WAIT_S), run_id, PRINTS), Commit(Session(db_url, WAIT_S), run_id, made)
         mine, outcomes = random.Random(seed).sample(ids, len(ids)), []
         begin.wait(20)
         for asset_id in mine:

@@ -29,6 +29,7 @@ from tests.media_factory import (
     silence,
     sparse_wav,
     tone,
+    wav_header,
     write_audio,
     write_video,
     write_wav,
@@ -191,6 +192,34 @@ class TestTrouble:
         path = write_video(tmp_path / "a.mkv", 1)
         with pytest.raises(BadMediaError, match=f"stream {stream} is no sound"):
             media.decode(str(path), stream, DEADLINE_S)
+
+    @pytest.mark.parametrize(
+        ("channels", "rate", "words"),
+        [
+            (255, 16_000, "255 channels cannot be mixed"),
+            (1, 7, "a sampling rate of 7 Hz"),
+            (1, 2**31 - 1, "a sampling rate of 2147483647 Hz"),
+            (0, 16_000, "channel layout"),
+        ],
+    )
+    def test_absurd_rates_and_channel_counts_are_bad_media(self, media, tmp_path, channels, rate, words):
+        body = tone(1).tobytes()
+        path = tmp_path / "a.wav"
+        path.write_bytes(wav_header(len(body), rate, channels, block=channels * 2) + body)
+        with pytest.raises(BadMediaError, match=words):
+            media.decode(path, 0, DEADLINE_S)
+
+    def test_damage_that_ffmpeg_calls_an_io_error_is_damage(self, media, tmp_path):
+        """Its Matroska demuxer says EIO of a truncated element; its AAC decoder says EPERM of a damaged frame."""
+        whole = write_audio(tmp_path / "whole.webm", tone(2), "libopus").read_bytes()
+        path, reasons = tmp_path / "a.webm", set()
+        for length in range(1, len(whole), 7):
+            path.write_bytes(whole[:length])
+            try:
+                media.decode(path, 0, DEADLINE_S)
+            except BadMediaError as error:
+                reasons.add(str(error).partition("(")[0])
+        assert any("Input/output error" in reason for reason in reasons), reasons
 
     def test_ffmpegs_own_reason_crosses_the_process(self, media, tmp_path):
         path = write_video(tmp_path / "a.mp4", 2, tone(2))

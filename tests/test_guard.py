@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -23,9 +24,8 @@ def rows(ids):
 
 @pytest.fixture
 def guard(db, db_url):
-    made = CrashGuard(Session(db_url, 0), new_run(db), base_s=60.0, s_per_hour=0.0)
-    yield made
-    made.close()
+    with closing(Session(db_url, 0)) as session:
+        yield CrashGuard(session, new_run(db), base_s=60.0, s_per_hour=0.0)
 
 
 def die(db, guard, asset_id, stage="double", times=1):

@@ -12,9 +12,9 @@ CHAIN = ("decode", "speech_activity", "transcribe", "diarize", "segments", "voic
 LONG = Work(media_s=36_000, assets=40)
 
 
-def test_small_jobs_run_inline_and_a_forced_runner_wins():
+def test_small_jobs_run_in_one_worker_and_a_forced_runner_wins():
     small = Work(media_s=600, assets=5)
-    assert make_plan(small, [Node(2, 24)], CHAIN).runner == "inline"
+    assert make_plan(small, [Node(2, 24)], CHAIN).runner == "worker"
     assert make_plan(small, [Node(2, 24)], CHAIN, runner="ray").runner == "ray"
     assert make_plan(LONG, [Node(2, 24)], CHAIN, runner="inline").runner == "inline"
 
@@ -44,7 +44,7 @@ def test_shares_that_exceed_the_cards_are_refused_with_the_sum():
 
 def test_connections_are_refused_before_the_server_refuses_them():
     with pytest.raises(PlanError, match="max_connections 100"):
-        make_plan(Work(1e6, 10_000), [Node(64, 512)], CHAIN)
+        make_plan(Work(1e6, 10_000), [Node(128, 512)], CHAIN)
 
 
 @given(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -88,8 +90,18 @@ def test_a_header_without_samples_is_bad_media(tmp_path):
 
 def test_a_length_that_no_recording_has_is_unknown(tmp_path):
     month_s = 31 * 24 * 3600
-    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s, rate=1))).duration_ms == month_s * 1000
-    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s + 1, rate=1))).duration_ms is None
+    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s, rate=8))).duration_ms == month_s * 1000
+    assert probe(str(sparse_wav(tmp_path / "a.wav", month_s + 1, rate=8))).duration_ms is None
+
+
+def test_a_length_that_does_not_fit_into_the_file_is_unknown(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 2, tone(2))
+    head, mark, tail = path.read_bytes().partition(b"\x44\x89\x88")
+    hour_ms = struct.pack(">d", 3_600_000)
+    path.write_bytes(head + mark + hour_ms + tail[8:])
+    assert probe(str(path)).duration_ms is None
+    path.write_bytes(head + mark + hour_ms + tail[8:] + bytes(36_000))
+    assert probe(str(path)).duration_ms == 3_600_000
 
 
 def test_a_truncated_video_says_what_is_missing(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from cluster.db import ledger, report, runs, spaces
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
+from cluster.db.patience import Session
 from cluster.db.results import commit_row
 from tests.corpus_rows import LANES, PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 
@@ -196,7 +197,7 @@ def test_the_voice_cache_answers_by_audio(db_url, db):
     made, run_id, asset_id = make_spaces(db), new_run(db), new_asset(db, "a.wav")
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
     commit_row(db, run_id, row, made)
-    cache = spaces.DatabaseVoiceCache(db_url, made["voice"])
+    cache = spaces.DatabaseVoiceCache(Session(db_url, 0), made["voice"])
     found = cache.lookup(row["audio_sha256"])
     cache.close()
     assert set(found) == {(v["start_sample"], v["end_sample"]) for v in row["voices"] if v["vector"]}
@@ -236,7 +237,7 @@ def test_a_row_the_database_refuses_fails_alone(db_url, db):
     rows = [computed_row(asset_id, claimed(db, run_id, asset_id)) for asset_id in ids]
     rows[0]["segments"][0]["text"] = "no \x00 in PostgreSQL"
     table = pa.table({name: pa.array([row.get(name) for row in rows], COLUMNS[name]) for name in rows[0]})
-    commit = Commit(db_url, run_id, made)
+    commit = Commit(Session(db_url, 0), run_id, made)
     assert commit.process(table)["outcome"].to_pylist() == ["failed", "done"]
     commit.close()
     [failure] = report.open_failures(db, report.FailureFilter())

@@ -146,6 +146,16 @@ def test_each_lane_keeps_the_cause_of_its_own_failure():
     assert out.schema.field("error").type == COLUMNS["error"]
 
 
+def test_a_fault_of_the_surroundings_is_not_sought_in_the_rows():
+    class AwayError(BadMediaError):
+        about_rows = False
+
+    stage = Double({10, 13}, AwayError)
+    out = run_stage(stage, rows(4))
+    assert stage.batches == [[10, 11, 12, 13]]
+    assert set(errors(out)) == {10, 11, 12, 13}
+
+
 def test_an_exit_is_a_fault_like_any_other():
     out = run_stage(Double({10}, SystemExit), rows(2))
     assert [error and error["failure"] for error in out["error"].to_pylist()] == ["bug", None]

@@ -30,6 +30,9 @@ class DictCache:
     def lookup(self, audio_sha256: str) -> dict:
         return self.vectors if audio_sha256 == self.sha256 else {}
 
+    def close(self) -> None:
+        self.closed = True
+
 
 @pytest.fixture(scope="module")
 def call() -> np.ndarray:

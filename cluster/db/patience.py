@@ -47,6 +47,7 @@ class DatabaseAwayError(RushesError, StageError):
     """The database stayed away for longer than anyone may wait; on a row it is a transient failure."""
 
     failure = FailureClass.TRANSIENT
+    about_rows = False
 
 
 class Session:

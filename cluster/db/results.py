@@ -40,11 +40,12 @@ def commit_row(
     units = {unit["lane"]: unit for unit in row["units"] or ()}
     with conn.transaction():
         reach(FaultPoint.COMMIT_BEGUN, row["uri"])
-        if not pass_gate(conn, run_id):
-            return "stopped"
+        # Before the gate: a commit that landed and whose answer was lost is done, stopped or not.
         state = _fence(conn, run_id, row["asset_id"], units)
         if state != "mine":
             return state
+        if not pass_gate(conn, run_id):
+            return "stopped"
         reach(FaultPoint.COMMIT_FENCED, row["uri"])
         failed = _failed_lanes(row, units)
         done = [lane for lane in units if lane not in failed and lane not in children(failed)]

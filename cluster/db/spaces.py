@@ -178,11 +178,10 @@ def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
 
 
 class DatabaseVoiceCache:
-    """Known voices of one voice space, read by the audio they belong to; waits `wait_s` for a database away."""
+    """Known voices of one voice space, read by the audio they belong to."""
 
-    def __init__(self, url: str, space: Space, wait_s: float = 0.0) -> None:
-        self._session = Session(url, wait_s)
-        self._space = space
+    def __init__(self, session: Session, space: Space) -> None:
+        self._session, self._space = session, space
 
     def lookup(self, audio_sha256: str) -> dict[tuple[int, int], NDArray[np.float32]]:
         """(start_sample, end_sample) -> unit vector of shape (dimension,), float32."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cluster.errors import BadMediaError, MediaResourceError
 from cluster.media.hashing import Stamp
-from cluster.media.probe import open_media, reason, translated
+from cluster.media.probe import open_media, reason, translated, unreadable
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -63,6 +63,7 @@ def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> Decoded
         for frame in _frames(container, track, damage):
             _add(timeline, frame, damage)
         timeline.flush()
+        damage.settle()
         if timeline.frames == 0:
             why = f": {damage.last}" if damage.last else ""
             raise BadMediaError(f"no sound could be decoded from stream {stream}{why}")
@@ -76,13 +77,23 @@ class _Damage:
     path: str
     packets: int = 0
     last: str = ""
+    suspicious: bool = False
 
     def note(self, error: FFmpegError) -> None:
-        """Go on after damage; raise for want of memory and for bytes that cannot be read at all."""
-        told = translated(error, self.path)
-        if not isinstance(told, BadMediaError):
-            raise told from error
+        """Go on after damage; want of memory is none."""
+        if isinstance(error, MemoryError):
+            raise translated(error, self.path) from error
         self.skip(reason(error))
+
+    def note_reading(self, error: FFmpegError) -> None:
+        """The same for an error of the demuxer, which alone can be one of the disk."""
+        self.suspicious = self.suspicious or isinstance(error, OSError)
+        self.note(error)
+
+    def settle(self) -> None:
+        """Raise `OSError` when what looked like damage was a file that cannot be read to its end."""
+        if self.suspicious and (trouble := unreadable(self.path)):
+            raise trouble
 
     def skip(self, why: str) -> None:
         self.packets += 1
@@ -221,8 +232,12 @@ def _packets(container: InputContainer, track: AudioStream, damage: _Damage) -> 
             try:
                 packet = next(reader, None)
             except FFmpegError as error:
-                damage.note(error)
+                damage.note_reading(error)
                 attempts -= 1
+                break
+            except IndexError:
+                # PyAV 17 trips over a stream that appeared while it read, at the end of the file.
+                attempts = 0
                 break
             if packet is None:
                 return

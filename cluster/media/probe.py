@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date", "ICRD")
 _EARLIEST, _LATEST = 1971, 2100
 READ_BYTES = 1 << 20
-# A header that states more lies: deadlines and plans made from it would mean nothing.
+# A header that states more lies, and deadlines and plans made from it would mean nothing. Silence as FLAC
+# or Opus takes about 50 bytes for a second.
 LONGEST_MS = 31 * 24 * 3_600_000
+LEAST_BYTES_PER_S = 10
 _NAME_DATE = re.compile(
     r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)"
     r"(?:[T _-]{1,3}(\d\d)([-_.:h]?)(\d\d)[-_.:m]?(\d\d)(?:\d{3})?)?(?!\d)"
@@ -60,7 +62,7 @@ def probe(path: str) -> Probe:
     with open_media(path) as (container, stamp):
         audio = _best_audio(container)
         video = _best_video(container)
-        picture = video or next(iter(container.streams.video), None)
+        picture = video or next((stream for stream in container.streams.video if stream.codec_context), None)
         if audio is None and picture is None:
             raise BadMediaError(_nothing_inside(container))
         _require_samples(path, container, [stream for stream in (audio, video or picture) if stream is not None])
@@ -68,7 +70,7 @@ def probe(path: str) -> Probe:
         return Probe(
             kind="image" if still else "video" if video else "audio",
             container=container.format.name,
-            duration_ms=_duration_ms(container),
+            duration_ms=_duration_ms(container, stamp.byte_size),
             audio_stream=audio.index if audio else None,
             width=picture.width if picture and (video or still) else None,
             height=picture.height if picture and (video or still) else None,
@@ -193,12 +195,15 @@ def _require_samples(path: str, container: InputContainer, streams: Iterable[Aud
     try:
         if any(packet.size for packet in container.demux(*streams)):
             return
+    # PyAV 17 trips over a stream that appeared while it read, at the end of the file.
+    except IndexError:
+        pass
     except FFmpegError as error:
         raise translated(error, path) from error
     raise BadMediaError(f"it has a {container.format.name} header but no samples")
 
 
-def _duration_ms(container: InputContainer) -> int | None:
+def _duration_ms(container: InputContainer, byte_size: int) -> int | None:
     lengths = [
         float(stream.duration * stream.time_base)
         for stream in (*container.streams.audio, *container.streams.video)
@@ -206,7 +211,7 @@ def _duration_ms(container: InputContainer) -> int | None:
     ]
     stated = (container.duration or 0) / 1e6
     length_ms = round((stated if stated > 0 else max(lengths, default=0.0)) * 1000)
-    return length_ms if 0 < length_ms <= LONGEST_MS else None
+    return length_ms if 0 < length_ms <= min(LONGEST_MS, byte_size * 1000 // LEAST_BYTES_PER_S) else None
 
 
 def _tagged(container: InputContainer) -> str | None:
