@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.budget import Budget
 from cluster.types import SAMPLE_RATE_HZ
 
 DIMENSION = 256
@@ -40,6 +41,7 @@ class Ge2eEncoder:
 
         torch.set_num_threads(threads)
         self.calls = 0
+        self.budget = Budget("voice encoder", BATCH_PARTIALS)
         self._device = torch.device(device_name(device))
         self._lstm, self._linear = _network(weights_path, self._device)
         self._filters = mel_filters().to(self._device)
@@ -52,7 +54,9 @@ class Ge2eEncoder:
         of them share full batches; the result does not depend on what else is in the list.
         """
         counts = [2 * _buckets(len(waveform)) - 1 for waveform in waveforms]
-        partials = self._forward(mel for waveform in waveforms for mel in self._partials(waveform))
+        partials = self.budget.run(
+            lambda size: self._forward((mel for waveform in waveforms for mel in self._partials(waveform)), size)
+        )
         owner = np.repeat(np.arange(len(waveforms)), counts)
         sums = np.zeros((len(waveforms), DIMENSION), np.float32)
         np.add.at(sums, owner, partials)
@@ -64,7 +68,11 @@ class Ge2eEncoder:
         The sorted starts are rounded down to 10 ms; what a window lacks at the end of the waveform
         is silence. Loudness is evened out per window, as `embed` does it per waveform.
         """
-        return self._forward(mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts))
+        return self.budget.run(
+            lambda size: self._forward(
+                (mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts)), size
+            )
+        )
 
     def _partials(self, waveform: NDArray[Any]) -> Iterator[Any]:
         samples = _floats(waveform)
@@ -95,13 +103,13 @@ class Ge2eEncoder:
         ]
         return torch.cat(blocks)
 
-    def _forward(self, mels: Iterable[Any]) -> NDArray[np.float32]:
-        """Unit vectors of shape (mels, 256) from mels of shape (160, 40), in full batches."""
+    def _forward(self, mels: Iterable[Any], size: int) -> NDArray[np.float32]:
+        """Unit vectors of shape (mels, 256) from mels of shape (160, 40), in full batches of `size`."""
         import torch
 
         parts = [np.empty((0, DIMENSION), np.float32)]
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for batch in in_batches(mels, BATCH_PARTIALS):
+            for batch in in_batches(mels, size):
                 self.calls += 1
                 _, (hidden, _) = self._lstm(torch.stack(batch))
                 parts.append(unit_rows(torch.relu(self._linear(hidden[-1])).cpu().numpy()))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.budget import Budget
 from actors.ge2e import device_name, in_batches, unit_rows
 from cluster.errors import RushesError, StageError
 from cluster.types import SAMPLE_RATE_HZ
@@ -42,7 +43,7 @@ class PyannoteVoices:
         from pyannote.audio.pipelines.speaker_verification import PretrainedSpeakerEmbedding
 
         self.calls = 0
-        self.batch_size = _rows(batch_size, self._device)
+        self.budget = Budget("voice encoder", _rows(batch_size, self._device))
         self._embedding: Any = PretrainedSpeakerEmbedding(str(folder), device=self._device)
         self.dimension = int(self._embedding.dimension)
 
@@ -52,9 +53,12 @@ class PyannoteVoices:
         Every batch holds waveforms tiled to one length, so none depends on its neighbours, and has
         its full size, the last one by repetition: an odd one would claim another GPU workspace.
         """
+        return self.budget.run(partial(self._embed, waveforms))
+
+    def _embed(self, waveforms: Sequence[NDArray[Any]], batch_size: int) -> NDArray[np.float32]:
         vectors = np.full((len(waveforms), self.dimension), np.nan, np.float32)
         for bucket, members in sorted(_by_bucket(waveforms).items()):
-            size = max(1, min(self.batch_size, self.batch_size * CHUNK_S // bucket))
+            size = max(1, min(batch_size, batch_size * CHUNK_S // bucket))
             for rows in in_batches(members, size):
                 batch = [_tiled(waveforms[row], bucket * SAMPLE_RATE_HZ) for row in _filled(rows, size)]
                 vectors[rows] = self._forward(np.stack(batch))[: len(rows)]
@@ -86,14 +90,17 @@ def load_pipeline(folder: Path, batch_size: int = 32, threads: int = 1, device: 
 
 
 def diarize(
-    pipeline: Any, waveform: NDArray[np.int16], min_speakers: int | None, max_speakers: int | None
+    pipeline: Any, waveform: NDArray[np.int16], min_speakers: int | None, max_speakers: int | None, batch_size: int
 ) -> list[tuple[int, int, int]]:
     """(start_ms, end_ms, speaker) sorted by time, possibly overlapping, in order of appearance.
+
+    `batch_size` windows and (window, speaker) pairs go through the models at once.
 
     Raises `StageError` above the 127 speakers that pyannote can number.
     """
     import torch
 
+    pipeline.segmentation_batch_size = pipeline.embedding_batch_size = batch_size
     samples = torch.from_numpy(waveform.astype(np.float32) / 32768)[None]
     file = {"waveform": samples, "sample_rate": SAMPLE_RATE_HZ, "uri": "asset"}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from actors.budget import Budget
 from cluster.chunking import CHUNK_PAUSE_MS, MAX_CHUNK_MS, Chunk, chunk
 from cluster.conversation import Segment
 from cluster.errors import RushesError, StageError
@@ -42,6 +44,7 @@ class Texts:
         """`threads` is torch's thread count on a CPU, set for the whole process by `load`."""
         self.choice = choice
         self.calls = 0
+        self._budget = Budget(self.name, choice.batch_size)
         self._threads = threads
         self._model: SentenceTransformer | None = None
 
@@ -92,6 +95,11 @@ class Texts:
         document = self.choice.document_prefix + text
         return len(tokenizer(document, truncation=False, padding=False, verbose=False)["input_ids"])
 
+    @property
+    def halvings(self) -> int:
+        """How often a batch did not fit the device."""
+        return self._budget.halvings
+
     def close(self) -> None:
         """Let go of the model."""
         self._model = None
@@ -112,19 +120,21 @@ class Texts:
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         if not texts:
             return np.empty((0, self.choice.dimension or 0), np.float32)
-        model = self._loaded()
-        self.calls += 1
-        # an empty prompt, or the model's own default would be put before our prefix
-        vectors = model.encode(
-            texts,
-            prompt="",
-            batch_size=self.choice.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
+        vectors = self._budget.run(partial(self._encode, texts))
         # here and not in the model: half precision would leave the lengths off by 1e-3
         exact = np.asarray(vectors, np.float32)
         return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+
+    def _encode(self, texts: list[str], batch_size: int) -> Any:
+        self.calls += 1
+        # an empty prompt, or the model's own default would be put before our prefix
+        return self._loaded().encode(
+            texts,
+            prompt="",
+            batch_size=batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
 
 
 def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransformer:

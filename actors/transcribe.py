@@ -12,11 +12,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
+from actors.budget import Budget
 from cluster import weights
 from cluster.errors import RushesError
 from cluster.profiles import ModelChoice
@@ -74,6 +76,7 @@ class Transcribe:
         self.language = language
         self.threads = threads
         self.calls = 0
+        self._budget = Budget(self.name, choice.batch_size)
         self._model: Any = None
         self._pipeline: Any = None
 
@@ -113,6 +116,11 @@ class Transcribe:
             table = with_column(table, name, [result[name] for result in results])
         return table
 
+    @property
+    def halvings(self) -> int:
+        """How often a batch did not fit the device."""
+        return self._budget.halvings
+
     def close(self) -> None:
         """Let go of the model."""
         self._model = self._pipeline = None
@@ -120,7 +128,7 @@ class Transcribe:
     def _asset(self, audio: Any, speech: list[dict[str, int]]) -> dict[str, Any]:
         audio_ms = len(audio) * 1000 // SAMPLE_RATE_HZ
         windows = pack(speech, audio_ms, MAX_WINDOW_S, waveform=audio)
-        language, probability, drafts = self._decode(audio, windows)
+        language, probability, drafts = self._budget.run(partial(self._decode, audio, windows))
         redecoded = 0
         for index, (window, draft) in enumerate(zip(windows, drafts, strict=True)):
             if flaws(draft, window.speech, language):
@@ -139,32 +147,16 @@ class Transcribe:
             },
         }
 
-    def _decode(self, audio: Any, windows: Sequence[Window]) -> tuple[str | None, float | None, list[Draft]]:
-        """The language, its probability and one draft per window; a batch per model call."""
+    def _decode(self, audio: Any, windows: Sequence[Window], step: int) -> tuple[str | None, float | None, list[Draft]]:
+        """The language, its probability and one draft per window; `step` windows per model call."""
         language, probability = self.language, None
         drafts: list[Draft] = []
-        step = self.choice.batch_size
         for start in range(0, len(windows), step):
-            batch = windows[start : start + step]
-            said, info = self._batch(audio, batch, language)
+            said, info = self._call(audio, windows[start : start + step], language)
             drafts += said
             language = info.language
             probability = info.language_probability if probability is None else probability
         return language, probability, drafts
-
-    def _batch(self, audio: Any, batch: Sequence[Window], language: str | None) -> tuple[list[Draft], Any]:
-        """One draft per window and the call's info; a batch the GPU cannot hold is halved."""
-        try:
-            return self._call(audio, batch, language)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            if len(batch) == 1:
-                raise MemoryError(f"one window does not fit the device: {error}") from error
-        half = len(batch) // 2
-        first, info = self._batch(audio, batch[:half], language)
-        second, _ = self._batch(audio, batch[half:], info.language)
-        return first + second, info
 
     def _call(self, audio: Any, batch: Sequence[Window], language: str | None) -> tuple[list[Draft], Any]:
         """One model call. Each window starts on a multiple of 30 s: there the pipeline, which counts
@@ -186,7 +178,7 @@ class Transcribe:
             packed,
             language=language,
             beam_size=self.choice.beam_size,
-            batch_size=self.choice.batch_size,
+            batch_size=self._budget.size,
             clip_timestamps=clips,
             word_timestamps=True,
             without_timestamps=True,

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors import ge2e, pyannote_models
+from actors.budget import Budget
 from cluster import weights
 from cluster.errors import RushesError, UsageError
 from cluster.ports import EmptyVoiceCache, VoiceCache
@@ -29,6 +30,7 @@ class VoiceEncoder(Protocol):
 
     dimension: int
     calls: int
+    budget: Budget
 
     def embed(self, waveforms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Unit vectors (waveforms, dimension); a row that is not finite means there is none."""
@@ -63,6 +65,11 @@ class Voices:
     def calls(self) -> int:
         """Forward passes since `load`."""
         return self._encoder.calls if self._encoder else 0
+
+    @property
+    def halvings(self) -> int:
+        """How often a batch did not fit the device, since `load`."""
+        return self._encoder.budget.halvings if self._encoder else 0
 
     def identity(self) -> dict[str, Any]:
         """Engine, weights, pooling, sample rate, dimension."""

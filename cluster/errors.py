@@ -76,11 +76,19 @@ class MediaCrashError(StageError):
     failure = FailureClass.CRASH
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left, as torch, ctranslate2 and Python say it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "alloc_failed" in text)
+
+
 def classify(error: BaseException) -> FailureClass:
     """The class of any exception a stage lets through."""
     if isinstance(error, StageError):
         return error.failure
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return FailureClass.RESOURCE
     if isinstance(error, TimeoutError):
         return FailureClass.TIMEOUT

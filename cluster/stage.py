@@ -104,7 +104,7 @@ def run_stage(stage: Stage, table: pa.Table, guard: Guard = NO_GUARD) -> pa.Tabl
     """
     if getattr(stage, "settles", False):
         guard = NO_GUARD
-    started = time.perf_counter()
+    started, halvings = time.perf_counter(), getattr(stage, "halvings", 0)
     wanted = _wanted(stage, table)
     picked = [row for row, yes in enumerate(wanted) if yes]
     parts = [_run_rows(stage, table, picked, guard)] if picked else []
@@ -115,7 +115,8 @@ def run_stage(stage: Stage, table: pa.Table, guard: Guard = NO_GUARD) -> pa.Tabl
     out = parts[0] if len(parts) == 1 else _joined(parts)
     if order != sorted(order):
         out = out.take(sorted(range(len(order)), key=order.__getitem__))
-    return _timed(stage, out, wanted, time.perf_counter() - started)
+    halvings = getattr(stage, "halvings", 0) - halvings
+    return _timed(stage, out, wanted, time.perf_counter() - started, halvings)
 
 
 def load_stages(stages: Iterable[Stage]) -> None:
@@ -233,10 +234,10 @@ def _with_nulls(stage: Stage, part: pa.Table) -> pa.Table:
     return part.select(_names_after(stage, part))
 
 
-def _timed(stage: Stage, table: pa.Table, wanted: list[bool], seconds: float) -> pa.Table:
+def _timed(stage: Stage, table: pa.Table, wanted: list[bool], seconds: float, halvings: int) -> pa.Table:
     share = seconds / max(sum(wanted), 1)
     timings = table.column("timings").to_pylist()
-    for row, yes in enumerate(wanted):
-        if yes:
-            timings[row] = [*(timings[row] or []), {"stage": stage.name, "seconds": share}]
+    for row in (row for row, yes in enumerate(wanted) if yes):
+        timing = {"stage": stage.name, "seconds": share, "halvings": halvings}
+        timings[row], halvings = [*(timings[row] or []), timing], 0
     return with_column(table, "timings", timings)

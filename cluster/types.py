@@ -58,7 +58,8 @@ _BLAME = {
 }
 # The first error of a row, and those that later struck lanes it had left alone.
 ERROR = pa.struct({**_BLAME, "later": pa.list_(pa.struct(_BLAME))})
-TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64()})
+# `halvings`: how often the stage's batches were halved because the device ran out of memory.
+TIMING = pa.struct({"stage": pa.string(), "seconds": pa.float64(), "halvings": pa.int32()})
 TRANSCRIPT = pa.struct(
     {
         "language": pa.string(),

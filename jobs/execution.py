@@ -121,6 +121,7 @@ class Execution:
             self.job.session.run(lambda conn: conn.execute("SELECT 1"))
         for timing in row["timings"] or ():
             summary.stage_s[timing["stage"]] = summary.stage_s.get(timing["stage"], 0.0) + timing["seconds"]
+            summary.halvings += timing["halvings"]
         if not summary.start_up_s:
             elapsed = since_first_claim(self.job)
             summary.start_up_s = max(0.0, time.monotonic() - self.job.started - (elapsed or 0.0))

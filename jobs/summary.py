@@ -33,6 +33,7 @@ class Summary:
     failures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     retried: int = 0
+    halvings: int = 0
     outcomes: dict[int, str] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
 
@@ -158,7 +159,8 @@ def _outputs(summary: Summary) -> list[str]:
             f"{summary.predicted_hours_per_hour:.0f} h/h, measured {summary.hours_per_hour:.0f} h/h"
         )
     retried = f"{summary.retried} attempt(s) failed and were tried again" if summary.retried else ""
-    return [*lines, *(line for line in (retried, ignored) if line)]
+    halved = f"the device ran out of memory {summary.halvings} time(s): batches were halved" if summary.halvings else ""
+    return [*lines, *(line for line in (halved, retried, ignored) if line)]
 
 
 def _failures(summary: Summary) -> list[str]:

@@ -15,7 +15,7 @@ from cluster.db.check import check_corpus
 from cluster.errors import UsageError
 from jobs.summary import describe
 from tests.archive import read_call, run
-from tests.media_factory import RATE_HZ, silence, tone, wav_header, write_audio, write_video, write_wav
+from tests.media_factory import RATE_HZ, silence, tone, wav_header, write_video, write_wav
 from tests.test_cli import rushes
 
 SPEECH = {"lanes": ("speech",)}
@@ -99,6 +99,7 @@ def test_absurd_headers_are_read_as_far_as_they_make_sense(db_url, db, folder):
         "size_zero.wav": wav_header(0),
         "block_zero.wav": wav_header(len(body), block=0),
         "channels_32.wav": wav_header(len(body), channels=32),
+        "channels_255.wav": wav_header(len(body), channels=255),
     }
     bad = {
         "rate_0.wav": (wav_header(len(body), rate=0), "Invalid sample rate: 0"),
@@ -106,7 +107,6 @@ def test_absurd_headers_are_read_as_far_as_they_make_sense(db_url, db, folder):
         "rate_max.wav": (wav_header(len(body), rate=2**32 - 1), "Invalid sample rate: -1"),
         "rate_2g.wav": (wav_header(len(body), rate=2**31 - 1), "a sampling rate of 2147483647 Hz"),
         "channels_0.wav": (wav_header(len(body), channels=0), "channel layout"),
-        "channels_255.wav": (wav_header(len(body), channels=255), "255 channels cannot be mixed"),
         "channels_65535.wav": (wav_header(len(body), channels=65535), "channel layout"),
         "bits_255.wav": (wav_header(len(body), bits=255), "neither sound nor pictures"),
     }
@@ -157,8 +157,8 @@ def test_odd_names_and_wrong_extensions_are_ingested_shown_and_exported(db_url, 
     """Newline, quotes, emoji, 255 bytes, a leading dash, a percent sign, and suffixes that lie."""
     base = (folder / "neighbour.wav").read_bytes()
     odd = [
-        "new\nline.wav", "it's \"quoted\".wav", "\N{SLICE OF PIZZA}.wav", "x" * 251 + ".wav", "-rf.wav", "100%s {0}.wav",
-        "wav named.mp4", "a\\b;DROP TABLE assets;--.wav",
+        "new\nline.wav", "it's \"quoted\".wav", "\N{SLICE OF PIZZA}.wav", "x" * 251 + ".wav", "-rf.wav",
+        "100%s {0}.wav", "wav named.mp4", "a\\b;DROP TABLE assets;--.wav",
     ]  # fmt: skip
     for number, name in enumerate(odd):
         (folder / name).write_bytes(base[:-2] + bytes([number, 1]))

@@ -135,7 +135,7 @@ def test_batched_voices_equal_single_ones(folder):
     encoder = pyannote_models.PyannoteVoices(folder / "embedding", device="cpu")
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 0.9, 1.7, 0.5, 31))]
     single = np.concatenate([encoder.embed([waveform]) for waveform in waveforms])
-    encoder.batch_size, encoder.calls = 2, 0
+    encoder.budget.size, encoder.calls = 2, 0
     assert np.abs(encoder.embed(waveforms) - single).max() < 1e-5
     assert encoder.calls == 4
 

@@ -6,34 +6,27 @@ or pauses gets silence, so that subtitles made from it match the picture.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cluster.errors import BadMediaError, MediaResourceError
+from cluster.errors import BadMediaError
 from cluster.media.hashing import Stamp
 from cluster.media.probe import open_media, reason, translated, unreadable
+from cluster.media.timeline import Pcm, Timeline
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
-    from av.audio.resampler import AudioResampler
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.error import FFmpegError
     from av.packet import Packet
 
 DECODER_ID = "pyav-s16-mono-16k-1"
-RATE_HZ = 16_000
-SAMPLE_BYTES = 2
-LEAD_S = 0.01
-GAP_S = 0.1
-JUMP_BACK_S = 10.0
 PRIMING_S = 0.2
-# A longer pause inside a file is a damaged timestamp, not a pause.
-LONGEST_GAP_S = 6 * 3600.0
 # Below, a few bytes would become hours; above, the resampler fails. Recorders use 8,000 to 768,000.
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 12_000_000
+MOST_MIXED = 16
 READ_ATTEMPTS = 16
 
 
@@ -58,8 +51,8 @@ def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> Decoded
     with open_media(path) as (container, stamp), open(sink, "wb", buffering=1 << 20, closefd=False) as file:
         track = _track(container, stream)
         damage = _Damage(path)
-        pcm = _Pcm(file, limit_bytes)
-        timeline = _Timeline(pcm, _start_s(container), _end_s(container))
+        pcm = Pcm(file, limit_bytes)
+        timeline = Timeline(pcm, _start_s(container), _end_s(container))
         for frame in _frames(container, track, damage):
             _add(timeline, frame, damage)
         timeline.flush()
@@ -100,85 +93,7 @@ class _Damage:
         self.last = why
 
 
-@dataclass(slots=True)
-class _Pcm:
-    """The samples written so far, bounded, with their digest."""
-
-    file: BinaryIO
-    limit_bytes: int
-    samples: int = 0
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def write(self, data: memoryview | bytes) -> None:
-        self.samples += len(data) // SAMPLE_BYTES
-        if self.samples * SAMPLE_BYTES > self.limit_bytes:
-            raise MediaResourceError(
-                f"its sound takes more than {self.limit_bytes / 2**20:.0f} MiB decoded: "
-                "raise decode_memory_bytes or split the file"
-            )
-        self.digest.update(data)
-        self.file.write(data)
-
-    def silence(self, samples: int) -> None:
-        while samples > 0:
-            piece = min(samples, RATE_HZ)
-            self.write(bytes(piece * SAMPLE_BYTES))
-            samples -= piece
-
-
-@dataclass(slots=True)
-class _Timeline:
-    """Puts each frame where its timestamp says; small jitter is left alone."""
-
-    pcm: _Pcm
-    start_s: float
-    end_s: float | None
-    frames: int = 0
-    heard_s: float = 0.0
-    shift_s: float = 0.0
-    resampler: AudioResampler | None = None
-    shape: tuple[str, str, int] | None = None
-
-    def add(self, frame: AudioFrame) -> None:
-        if frame.time is not None:
-            self._place(frame.time - self.start_s + self.shift_s)
-        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if shape != self.shape:
-            self.flush()
-            self.shape = shape
-        try:
-            self._write(frame)
-        except BaseException:
-            self.resampler = self.shape = None
-            raise
-        self.heard_s += frame.samples / frame.sample_rate
-        self.frames += 1
-
-    def flush(self) -> None:
-        self._write(None)
-        self.resampler = None
-
-    def _place(self, at_s: float) -> None:
-        late_s = at_s - self.heard_s
-        beyond_end = self.end_s is not None and at_s > self.end_s
-        if late_s < -JUMP_BACK_S or late_s > LONGEST_GAP_S or (beyond_end and late_s > GAP_S):
-            self.shift_s -= late_s
-        elif late_s > (GAP_S if self.frames else LEAD_S):
-            self.flush()
-            self.pcm.silence(round(at_s * RATE_HZ) - self.pcm.samples)
-            self.heard_s = at_s
-
-    def _write(self, frame: AudioFrame | None) -> None:
-        from av.audio.resampler import AudioResampler
-
-        if self.resampler is None:
-            self.resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
-        for piece in self.resampler.resample(frame):
-            if piece is not None:
-                self.pcm.write(memoryview(piece.planes[0])[: piece.samples * SAMPLE_BYTES])
-
-
-def _add(timeline: _Timeline, frame: AudioFrame, damage: _Damage) -> None:
+def _add(timeline: Timeline, frame: AudioFrame, damage: _Damage) -> None:
     """Put the frame in its place; what cannot be resampled is left out like a damaged packet."""
     from av import FFmpegError
 
@@ -186,11 +101,28 @@ def _add(timeline: _Timeline, frame: AudioFrame, damage: _Damage) -> None:
         damage.skip(f"a sampling rate of {frame.sample_rate} Hz, sound has {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
         return
     try:
-        timeline.add(frame)
+        timeline.add(_averaged(frame) if len(frame.layout.channels) > MOST_MIXED else frame)
     except MemoryError:
         raise
     except FFmpegError as error:
         damage.skip(f"{len(frame.layout.channels)} channels cannot be mixed into one: {reason(error)}")
+
+
+def _averaged(frame: AudioFrame) -> AudioFrame:
+    """The mean of all channels as one: multitrack recorders write more than FFmpeg mixes by itself."""
+    import numpy as np
+    from av.audio.frame import AudioFrame
+
+    channels = len(frame.layout.channels)
+    if frame.layout.name != f"{channels} channels" or frame.format.is_planar:
+        return frame
+    sound = frame.to_ndarray().reshape(-1, channels)
+    if sound.dtype.kind != "f":
+        zero, scale = (128, 128) if sound.dtype == np.uint8 else (0, -float(np.iinfo(sound.dtype).min))
+        sound = (sound.astype(np.float64) - zero) / scale
+    mixed = AudioFrame.from_ndarray(sound.mean(axis=1, dtype=np.float64).astype(np.float32)[None], "fltp", "mono")
+    mixed.sample_rate, mixed.pts, mixed.time_base = frame.sample_rate, frame.pts, frame.time_base
+    return mixed
 
 
 def _track(container: InputContainer, stream: int) -> AudioStream:
