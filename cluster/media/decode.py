@@ -118,8 +118,8 @@ def _averaged(frame: AudioFrame) -> AudioFrame:
         return frame
     sound = frame.to_ndarray().reshape(-1, channels)
     if sound.dtype.kind != "f":
-        zero, scale = (128, 128) if sound.dtype == np.uint8 else (0, -float(np.iinfo(sound.dtype).min))
-        sound = (sound.astype(np.float64) - zero) / scale
+        zero, loudest = 128 if sound.dtype == np.uint8 else 0, 2.0 ** (8 * sound.dtype.itemsize - 1)
+        sound = (sound.astype(np.float64) - zero) / loudest
     mixed = AudioFrame.from_ndarray(sound.mean(axis=1, dtype=np.float64).astype(np.float32)[None], "fltp", "mono")
     mixed.sample_rate, mixed.pts, mixed.time_base = frame.sample_rate, frame.pts, frame.time_base
     return mixed
