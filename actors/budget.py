@@ -1,4 +1,4 @@
-"""How many items one model call may hold: found out by running out of device memory, and remembered."""
+"""How much one model call may hold: found out by running out of device memory, and remembered."""
 
 from __future__ import annotations
 
@@ -11,43 +11,49 @@ from cluster.errors import out_of_memory
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+_ROLES = {"transcribe": "TRANSCRIBER", "diarize": "DIARIZER", "voices": "VOICE", "texts": "TEXT"}
 
 
 class Budget:
-    """The batch size of one resident model; `size` is halved when a batch does not fit, for good.
+    """The ceiling of one resident model: a call holds up to `size` units of `item`, less once that was too much.
 
-    `halvings` counts how often that happened.
+    An item may weigh several units. `size` never grows again; `halvings` counts how often it shrank.
     """
 
-    def __init__(self, stage: str, size: int) -> None:
-        self.stage, self.size, self.halvings = stage, size, 0
+    def __init__(self, stage: str, size: int, item: str) -> None:
+        self.stage, self.size, self.item, self.halvings = stage, size, item, 0
 
-    def run(self, call: Callable[[int], T]) -> T:
-        """`call(size)`, begun again with half the size for as long as the device runs out of memory.
+    def run(self, call: Callable[[int], T], most: int | None = None, weight: int = 1) -> T:
+        """`call(items)` with as many items as fit, `most` at the most; begun anew with half when memory ends.
 
-        Raises `MemoryError` when a single item does not fit, and whatever else the call raises.
+        Raises `MemoryError` when one item does not fit, and at once whatever else the call raises.
         """
         while True:
+            fitting = max(1, self.size // weight)
+            items = fitting if most is None else min(most, fitting)
             try:
-                return call(self.size)
+                return call(items)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                self._halve(error)
+                self._halve(items, weight, error)
+            # only here: until the handler ends, its traceback keeps the tensors of the failed call
+            _free_cache()
 
-    def _halve(self, error: Exception) -> None:
-        if self.size <= 1:
+    def _halve(self, items: int, weight: int, error: Exception) -> None:
+        if items <= 1:
             raise MemoryError(
-                f"{self.stage}: one item does not fit the device ({error}): give the model a larger share, "
-                "a smaller precision or a smaller model"
+                f"{self.stage}: a call with one {self.item} does not fit the memory of the device ({error}): leave it "
+                f"more memory, name a smaller model (RUSHES_{_ROLES[self.stage]}_WEIGHTS), or set "
+                f"RUSHES_{_ROLES[self.stage]}_DEVICE=cpu"
             ) from error
-        logger.warning("%s: %s; %d items a call are now %d", self.stage, error, self.size, self.size // 2)
-        self.size, self.halvings = self.size // 2, self.halvings + 1
-        _free_device()
+        old, self.size = items * weight, items // 2 * weight
+        self.halvings += 1
+        logger.warning("stage=%s out of memory: a call holds %d instead of %d from now on", self.stage, self.size, old)
 
 
-def _free_device() -> None:
-    """Blocks that torch keeps for itself may be what the smaller batch needs."""
+def _free_cache() -> None:
+    """What torch keeps for itself is lost to the other libraries on the device."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

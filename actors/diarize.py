@@ -50,7 +50,7 @@ class Diarize:
         self.max_speakers = max_speakers
         self.threads = threads
         self._model: Any = None
-        self._budget = Budget(self.name, 1)
+        self._budgets: tuple[Budget, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Engine, weights, bounds; the rules of the bundled engine are part of `version`."""
@@ -67,11 +67,11 @@ class Diarize:
             return
         path, choice = weights.locate(self.choice.weights), self.choice
         if choice.engine == "bundled":
-            self._model = ge2e.Ge2eEncoder(path, self.threads, choice.device)
-            self._budget = self._model.budget
+            self._model = ge2e.Ge2eEncoder(path, self.threads, choice.device, self.name)
+            self._budgets = (self._model.budget,)
         else:
             self._model = pyannote_models.load_pipeline(path, choice.batch_size, self.threads, choice.device)
-            self._budget = Budget(self.name, self._model.embedding_batch_size)
+            self._budgets = tuple(self._model.budgets.values())
 
     def process(self, table: pa.Table) -> pa.Table:
         """Fill `turns`; a row whose `speech` is null raises `StageError`."""
@@ -80,7 +80,7 @@ class Diarize:
     @property
     def halvings(self) -> int:
         """How often a batch did not fit the device, since `load`."""
-        return self._budget.halvings
+        return sum(budget.halvings for budget in self._budgets)
 
     def close(self) -> None:
         """Let go of the model."""
@@ -97,8 +97,7 @@ class Diarize:
     def _turns(self, audio: NDArray[np.int16], regions: list[tuple[int, int]]) -> list[Turn]:
         self.load()
         if self.choice.engine == "pyannote":
-            low, high = self.min_speakers, self.max_speakers
-            return self._budget.run(lambda size: pyannote_models.diarize(self._model, audio, low, high, size))
+            return pyannote_models.diarize(self._model, audio, self.min_speakers, self.max_speakers)
         frames = bundled.cut_frames(regions, len(audio) // SAMPLES_PER_MS)
         starts, place = np.unique(frames.window_ms, return_inverse=True)
         vectors = self._model.embed_windows(audio, starts * SAMPLES_PER_MS)[place]

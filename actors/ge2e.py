@@ -7,6 +7,7 @@ Method: Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICAS
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ class Ge2eEncoder:
 
     dimension = DIMENSION
 
-    def __init__(self, weights_path: Path, threads: int = 1, device: str = "auto") -> None:
-        """Load the network in float32. Sets torch's thread count, which is process-wide."""
+    def __init__(self, weights_path: Path, threads: int = 1, device: str = "auto", stage: str = "voices") -> None:
+        """Load the network in float32 for `stage`. Sets torch's thread count, which is process-wide."""
         import torch
 
         torch.set_num_threads(threads)
         self.calls = 0
-        self.budget = Budget("voice encoder", BATCH_PARTIALS)
+        self.budget = Budget(stage, BATCH_PARTIALS, "window of 1.6 s")
         self._device = torch.device(device_name(device))
         self._lstm, self._linear = _network(weights_path, self._device)
         self._filters = mel_filters().to(self._device)
@@ -54,9 +55,7 @@ class Ge2eEncoder:
         of them share full batches; the result does not depend on what else is in the list.
         """
         counts = [2 * _buckets(len(waveform)) - 1 for waveform in waveforms]
-        partials = self.budget.run(
-            lambda size: self._forward((mel for waveform in waveforms for mel in self._partials(waveform)), size)
-        )
+        partials = self._forward(mel for waveform in waveforms for mel in self._partials(waveform))
         owner = np.repeat(np.arange(len(waveforms)), counts)
         sums = np.zeros((len(waveforms), DIMENSION), np.float32)
         np.add.at(sums, owner, partials)
@@ -68,11 +67,7 @@ class Ge2eEncoder:
         The sorted starts are rounded down to 10 ms; what a window lacks at the end of the waveform
         is silence. Loudness is evened out per window, as `embed` does it per waveform.
         """
-        return self.budget.run(
-            lambda size: self._forward(
-                (mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts)), size
-            )
-        )
+        return self._forward(mel for starts in _near(starts_samples) for mel in self._windows(waveform, starts))
 
     def _partials(self, waveform: NDArray[Any]) -> Iterator[Any]:
         samples = _floats(waveform)
@@ -103,17 +98,25 @@ class Ge2eEncoder:
         ]
         return torch.cat(blocks)
 
-    def _forward(self, mels: Iterable[Any], size: int) -> NDArray[np.float32]:
-        """Unit vectors of shape (mels, 256) from mels of shape (160, 40), in full batches of `size`."""
+    def _forward(self, mels: Iterable[Any]) -> NDArray[np.float32]:
+        """Unit vectors of shape (mels, 256) from mels of shape (160, 40), in full batches."""
         import torch
 
+        rest, held = iter(mels), []
         parts = [np.empty((0, DIMENSION), np.float32)]
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for batch in in_batches(mels, size):
-                self.calls += 1
-                _, (hidden, _) = self._lstm(torch.stack(batch))
-                parts.append(unit_rows(torch.relu(self._linear(hidden[-1])).cpu().numpy()))
+            while held := held or list(islice(rest, self.budget.size)):
+                parts.append(self.budget.run(partial(self._batch, held), len(held)))
+                held = held[len(parts[-1]) :]
         return np.concatenate(parts)
+
+    def _batch(self, mels: list[Any], size: int) -> NDArray[np.float32]:
+        """The vectors of the first `size` mels, in one forward pass."""
+        import torch
+
+        self.calls += 1
+        _, (hidden, _) = self._lstm(torch.stack(mels[:size]))
+        return unit_rows(torch.relu(self._linear(hidden[-1])).cpu().numpy())
 
 
 def mel_filters() -> Any:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from actors.ge2e import device_name, in_batches, unit_rows
 from cluster.errors import RushesError, StageError
 from cluster.types import SAMPLE_RATE_HZ
 
+T = TypeVar("T")
 PARTS = ("segmentation", "embedding", "plda")
 BUCKETS_S = (1, 2, 4, 8, 16, 30)
 CHUNK_S = 10
@@ -43,7 +44,8 @@ class PyannoteVoices:
         from pyannote.audio.pipelines.speaker_verification import PretrainedSpeakerEmbedding
 
         self.calls = 0
-        self.budget = Budget("voice encoder", _rows(batch_size, self._device))
+        self.batch_size = _rows(batch_size, self._device)
+        self.budget = Budget("voices", self.batch_size * CHUNK_S, "waveform")
         self._embedding: Any = PretrainedSpeakerEmbedding(str(folder), device=self._device)
         self.dimension = int(self._embedding.dimension)
 
@@ -53,16 +55,23 @@ class PyannoteVoices:
         Every batch holds waveforms tiled to one length, so none depends on its neighbours, and has
         its full size, the last one by repetition: an odd one would claim another GPU workspace.
         """
-        return self.budget.run(partial(self._embed, waveforms))
-
-    def _embed(self, waveforms: Sequence[NDArray[Any]], batch_size: int) -> NDArray[np.float32]:
         vectors = np.full((len(waveforms), self.dimension), np.nan, np.float32)
         for bucket, members in sorted(_by_bucket(waveforms).items()):
-            size = max(1, min(batch_size, batch_size * CHUNK_S // bucket))
-            for rows in in_batches(members, size):
-                batch = [_tiled(waveforms[row], bucket * SAMPLE_RATE_HZ) for row in _filled(rows, size)]
-                vectors[rows] = self._forward(np.stack(batch))[: len(rows)]
+            while members:
+                call = partial(self._batch, waveforms, members, bucket)
+                # a unit of the budget is a second of audio, so one ceiling serves every length
+                found = self.budget.run(call, self.batch_size, weight=bucket)
+                vectors[members[: len(found)]] = found
+                members = members[len(found) :]
         return unit_rows(vectors)
+
+    def _batch(
+        self, waveforms: Sequence[NDArray[Any]], members: list[int], bucket: int, size: int
+    ) -> NDArray[np.float32]:
+        """The model's vectors of the first `size` members, tiled to `bucket` seconds."""
+        rows = members[:size]
+        batch = [_tiled(waveforms[row], bucket * SAMPLE_RATE_HZ) for row in _filled(rows, size)]
+        return self._forward(np.stack(batch))[: len(rows)]
 
     def _forward(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
@@ -75,6 +84,8 @@ class PyannoteVoices:
 def load_pipeline(folder: Path, batch_size: int = 32, threads: int = 1, device: str = "auto") -> Any:
     """pyannote's speaker diarization pipeline of `folder`, on its device.
 
+    Its attribute `budgets` holds the ceilings of its two models, in chunks of 10 s.
+
     Raises `RushesError` when the folder is no pipeline or refers to anything outside itself.
     """
     _check_folder(folder)
@@ -83,24 +94,36 @@ def load_pipeline(folder: Path, batch_size: int = 32, threads: int = 1, device: 
 
     pipeline: Any = Pipeline.from_pretrained(folder)
     pipeline.to(target)
-    pipeline.segmentation_batch_size = pipeline.embedding_batch_size = _rows(batch_size, target)
     if _stackable(pipeline):
         pipeline.get_embeddings = partial(stacked_embeddings, pipeline)
+    pipeline.budgets = {
+        part: Budget("diarize", _rows(batch_size, target), f"chunk ({part})") for part in ("segmentation", "embedding")
+    }
+    for part, budget in pipeline.budgets.items():
+        method = f"get_{part}s"
+        setattr(pipeline, method, partial(_budgeted, pipeline, f"{part}_batch_size", budget, getattr(pipeline, method)))
     return pipeline
 
 
+def _budgeted(pipeline: Any, attribute: str, budget: Budget, method: Callable[..., T], *args: Any, **options: Any) -> T:
+    """`method(...)`, with the batch size that the pipeline keeps in `attribute` set by `budget`."""
+
+    def call(size: int) -> T:
+        setattr(pipeline, attribute, size)
+        return method(*args, **options)
+
+    return budget.run(call)
+
+
 def diarize(
-    pipeline: Any, waveform: NDArray[np.int16], min_speakers: int | None, max_speakers: int | None, batch_size: int
+    pipeline: Any, waveform: NDArray[np.int16], min_speakers: int | None, max_speakers: int | None
 ) -> list[tuple[int, int, int]]:
     """(start_ms, end_ms, speaker) sorted by time, possibly overlapping, in order of appearance.
-
-    `batch_size` windows and (window, speaker) pairs go through the models at once.
 
     Raises `StageError` above the 127 speakers that pyannote can number.
     """
     import torch
 
-    pipeline.segmentation_batch_size = pipeline.embedding_batch_size = batch_size
     samples = torch.from_numpy(waveform.astype(np.float32) / 32768)[None]
     file = {"waveform": samples, "sample_rate": SAMPLE_RATE_HZ, "uri": "asset"}
     try:

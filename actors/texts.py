@@ -44,7 +44,7 @@ class Texts:
         """`threads` is torch's thread count on a CPU, set for the whole process by `load`."""
         self.choice = choice
         self.calls = 0
-        self._budget = Budget(self.name, choice.batch_size)
+        self._budget = Budget(self.name, choice.batch_size, "text")
         self._threads = threads
         self._model: SentenceTransformer | None = None
 
@@ -120,7 +120,7 @@ class Texts:
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         if not texts:
             return np.empty((0, self.choice.dimension or 0), np.float32)
-        vectors = self._budget.run(partial(self._encode, texts))
+        vectors = self._budget.run(partial(self._encode, texts), len(texts))
         # here and not in the model: half precision would leave the lengths off by 1e-3
         exact = np.asarray(vectors, np.float32)
         return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)

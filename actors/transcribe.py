@@ -76,7 +76,7 @@ class Transcribe:
         self.language = language
         self.threads = threads
         self.calls = 0
-        self._budget = Budget(self.name, choice.batch_size)
+        self._budget = Budget(self.name, choice.batch_size, "window")
         self._model: Any = None
         self._pipeline: Any = None
 
@@ -128,7 +128,7 @@ class Transcribe:
     def _asset(self, audio: Any, speech: list[dict[str, int]]) -> dict[str, Any]:
         audio_ms = len(audio) * 1000 // SAMPLE_RATE_HZ
         windows = pack(speech, audio_ms, MAX_WINDOW_S, waveform=audio)
-        language, probability, drafts = self._budget.run(partial(self._decode, audio, windows))
+        language, probability, drafts = self._decode(audio, windows)
         redecoded = 0
         for index, (window, draft) in enumerate(zip(windows, drafts, strict=True)):
             if flaws(draft, window.speech, language):
@@ -147,20 +147,25 @@ class Transcribe:
             },
         }
 
-    def _decode(self, audio: Any, windows: Sequence[Window], step: int) -> tuple[str | None, float | None, list[Draft]]:
-        """The language, its probability and one draft per window; `step` windows per model call."""
+    def _decode(self, audio: Any, windows: Sequence[Window]) -> tuple[str | None, float | None, list[Draft]]:
+        """The language, its probability and one draft per window; a batch per call of the pipeline."""
         language, probability = self.language, None
         drafts: list[Draft] = []
+        step = self.choice.batch_size
         for start in range(0, len(windows), step):
-            said, info = self._call(audio, windows[start : start + step], language)
+            batch = windows[start : start + step]
+            said, info = self._budget.run(partial(self._call, audio, batch, language), len(batch))
             drafts += said
             language = info.language
             probability = info.language_probability if probability is None else probability
         return language, probability, drafts
 
-    def _call(self, audio: Any, batch: Sequence[Window], language: str | None) -> tuple[list[Draft], Any]:
-        """One model call. Each window starts on a multiple of 30 s: there the pipeline, which counts
-        in samples and in frames of 10 ms, rounds nothing, and `seek` names the window.
+    def _call(self, audio: Any, batch: Sequence[Window], language: str | None, size: int) -> tuple[list[Draft], Any]:
+        """One draft per window and the pipeline's info; the model decodes `size` windows at a time.
+
+        The pipeline always gets the whole batch: its clock and its vote on the language go through
+        all of it, and would move words if they began anew. Each window starts on a multiple of 30 s:
+        there it, counting in samples and in frames of 10 ms, rounds nothing, and `seek` names the window.
         """
         import numpy as np
 
@@ -178,7 +183,7 @@ class Transcribe:
             packed,
             language=language,
             beam_size=self.choice.beam_size,
-            batch_size=self._budget.size,
+            batch_size=size,
             clip_timestamps=clips,
             word_timestamps=True,
             without_timestamps=True,
@@ -197,17 +202,8 @@ class Transcribe:
         """
         candidates = [draft]
         for options in RETRIES:
-            self.calls += 1
-            found, _ = self._model.transcribe(
-                window.cut(audio),
-                language=language,
-                beam_size=self.choice.beam_size,
-                temperature=0.0,
-                condition_on_previous_text=False,
-                word_timestamps=True,
-                **options,
-            )
-            candidates.append(_draft(list(found), 0, language))
+            segments = self._budget.run(partial(self._alone, audio, window, language, options), 1)
+            candidates.append(_draft(segments, 0, language))
             if not flaws(candidates[-1], window.speech, language):
                 break
         best = min(
@@ -216,6 +212,22 @@ class Transcribe:
         )
         invented = best.no_speech > MAX_NO_SPEECH and flaws(best, window.speech, language)
         return Draft() if invented else best
+
+    def _alone(
+        self, audio: Any, window: Window, language: str | None, options: dict[str, Any], _size: int
+    ) -> list[Any]:
+        """The segments of one window without a batch, decoded with `options`."""
+        self.calls += 1
+        found, _ = self._model.transcribe(
+            window.cut(audio),
+            language=language,
+            beam_size=self.choice.beam_size,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            word_timestamps=True,
+            **options,
+        )
+        return list(found)
 
 
 def flaws(draft: Draft, speech: Sequence[Region], language: str | None = None) -> list[str]:

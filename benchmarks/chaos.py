@@ -8,6 +8,7 @@ differs, is unsound, charges a file for what was not its fault, or needed more c
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
 import time
@@ -223,6 +224,8 @@ def main() -> int:
     """The matrix: every kind, one after the other, against one undisturbed run."""
     asked = parse(sys.argv[1:])
     numbers = range(asked.first, asked.first + asked.runs)
+    # Ended from outside, it still takes its server and commands with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with make_world(asked.runner, CLIPS) as world:
         reference, reference_s = undisturbed(world)
         print(f"undisturbed: {reference_s:.1f} s, {len(reference.dump.facts['segment'])} segments", flush=True)

@@ -107,7 +107,7 @@ def _attack_length(rng: Random, data: bytearray) -> None:
     boxes = [(found.start() - 4, "big") for found in _BOX.finditer(data) if found.start() >= 4]
     chunks = [(found.end(), "little") for found in _RIFF.finditer(data)]
     elements = [(found.end(), "vint") for found in _EBML.finditer(data[:BLOCK_BYTES])]
-    fields: list[tuple[int, str]] = [*boxes, *chunks, *elements] or [(_place(rng, data), "big")]
+    fields = [*boxes, *chunks, *elements] or [(_place(rng, bytes(data)), "big")]
     place, kind = rng.choice(fields)
     if kind == "vint":
         value = rng.choice((b"\x80", b"\x81", b"\x10\xff\xff\xff", b"\x01" + b"\xff" * 7, b"\x01" + b"\x7f" * 7))

@@ -76,12 +76,17 @@ class MediaCrashError(StageError):
     failure = FailureClass.CRASH
 
 
+_OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "can't allocate memory")
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no memory left, as torch, ctranslate2 and Python say it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    """Whether the device or the host had no memory left, as torch, ctranslate2, cuBLAS and Python say it."""
+    if isinstance(error, MemoryError):
         return True
+    # torch's class, known by name: only actors may import torch
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "alloc_failed" in text)
+    return isinstance(error, RuntimeError) and (named or any(sign in text for sign in _OUT_OF_MEMORY))
 
 
 def classify(error: BaseException) -> FailureClass:

@@ -57,8 +57,8 @@ def test_what_is_no_recording_fails_with_its_reason_and_nothing_else_does(db_url
         "empty.mp4": (b"", "the file is empty"),
         "text.mp4": (b"Dear diary, today I filmed nothing.\n" * 200, "Invalid data found"),
         "truncated.mp4": (film[:2000], "moov atom not found"),
-        "header.wav": (wav_header(0), "wav header but no samples"),
-        "no_frames.mp4": (fragments[: fragments.index(b"moof") - 4], "header but no samples"),
+        "header.wav": (wav_header(0), "header (wav) but no samples"),
+        "no_frames.mp4": (fragments[: fragments.index(b"moof") - 4], "but no samples"),
         "zeros.mp4": (bytes(50_000), "Invalid data found"),
         "page.mp3": (b"<!DOCTYPE html><html><title>404</title></html>", "Invalid data found"),
     }

@@ -84,7 +84,7 @@ def test_what_holds_no_media_is_bad_media_with_a_reason(tmp_path, content, words
 
 
 def test_a_header_without_samples_is_bad_media(tmp_path):
-    with pytest.raises(BadMediaError, match="wav header but no samples"):
+    with pytest.raises(BadMediaError, match=r"header \(wav\) but no samples"):
         probe(str(write_wav(tmp_path / "a.wav", silence(0))))
 
 

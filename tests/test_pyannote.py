@@ -106,7 +106,7 @@ def test_stacked_masks_give_stock_vectors_at_a_third_of_the_passes(pipeline):
     batches: list[int] = []
     model = pipeline._embedding.model_
     hook = model.register_forward_hook(lambda _, given, __: batches.append(len(given[0])))
-    pipeline.embedding_batch_size = 2
+    pipeline.budgets["embedding"].size = 2
     try:
         for exclude_overlap in (False, True):
             batches.clear()
@@ -117,7 +117,7 @@ def test_stacked_masks_give_stock_vectors_at_a_third_of_the_passes(pipeline):
             assert sum(batches[2:]) >= 12
     finally:
         hook.remove()
-        pipeline.embedding_batch_size = 1
+        pipeline.budgets["embedding"].size = 1
 
 
 def test_too_many_speakers_is_the_failure_of_that_row(folder, pipeline, monkeypatch):
@@ -135,7 +135,7 @@ def test_batched_voices_equal_single_ones(folder):
     encoder = pyannote_models.PyannoteVoices(folder / "embedding", device="cpu")
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 0.9, 1.7, 0.5, 31))]
     single = np.concatenate([encoder.embed([waveform]) for waveform in waveforms])
-    encoder.budget.size, encoder.calls = 2, 0
+    encoder.batch_size, encoder.calls = 2, 0
     assert np.abs(encoder.embed(waveforms) - single).max() < 1e-5
     assert encoder.calls == 4
 

@@ -200,7 +200,7 @@ def _require_samples(path: str, container: InputContainer, streams: Iterable[Aud
         pass
     except FFmpegError as error:
         raise translated(error, path) from error
-    raise BadMediaError(f"it has a {container.format.name} header but no samples")
+    raise BadMediaError(f"it has a header ({container.format.name}) but no samples")
 
 
 def _duration_ms(container: InputContainer, byte_size: int) -> int | None:
