@@ -172,6 +172,10 @@ class _Outage:
             self._began = now
             if self._wait_s > 0:
                 logger.warning("%s; waiting up to %g s for it", self._describe(cause, error), self._wait_s)
+            else:
+                raise DatabaseAwayError(
+                    f"{self._describe(cause, error)}: mend it, or check RUSHES_DATABASE_URL (unset: the embedded server)"
+                ) from error
         left_s = self._began + self._wait_s - now
         if left_s <= 0 or self._no_more.is_set():
             raise DatabaseAwayError(
