@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.db import ledger
 from cluster.db.patience import Session
+from cluster.faults import FaultPoint, reach
 from cluster.types import with_column
 from jobs.db_stage import DatabaseStage
 
@@ -25,7 +26,7 @@ class Claim(DatabaseStage):
     """
 
     name = "claim"
-    needs = ("asset_id", "lanes")
+    needs = ("asset_id", "uri", "lanes")
     adds = ("units", "segments")
     drops = ()
 
@@ -36,8 +37,9 @@ class Claim(DatabaseStage):
     def process(self, table: pa.Table) -> pa.Table:
         """Claim each row's units; `lanes` keeps only the claimed ones."""
         claimed, segments = [], []
-        for asset_id, lanes in zip(table["asset_id"].to_pylist(), table["lanes"].to_pylist(), strict=True):
-            units, committed = self._session.run(partial(self._claim, asset_id=asset_id, lanes=lanes))
+        for row in table.select(self.needs).to_pylist():
+            units, committed = self._session.run(partial(self._claim, asset_id=row["asset_id"], lanes=row["lanes"]))
+            reach(FaultPoint.CLAIMED, row["uri"])
             claimed.append(units)
             segments.append(committed)
         table = with_column(table, "lanes", [[unit["lane"] for unit in units] for units in claimed])

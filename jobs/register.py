@@ -53,7 +53,7 @@ class _Found:
 def changed(conn: Any, listing: Listing, *, retry_unreadable: bool) -> tuple[list[SourceFile], dict[str, int]]:
     """The files to read, and uri -> asset of those that are known and unchanged."""
     known = db.known_sources(conn, [file.uri for file in listing.files])
-    retry = db.unreadable_assets(conn, [k.asset_id for k in known.values()]) if retry_unreadable else set()
+    retry = db.unreadable_assets(conn, [k.asset_id for k in known.values()], told=retry_unreadable)
     todo, same = [], {}
     for file in listing.files:
         have = known.get(file.uri)

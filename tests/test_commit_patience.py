@@ -95,7 +95,7 @@ def test_a_commit_that_breaks_off_half_way_is_made_again_whole(db_url, db, one):
 
 def test_a_claim_whose_answer_is_lost_is_made_again_under_the_next_generation(db_url, db, one):
     made, run_id, asset_id = one
-    asked = pa.table({"asset_id": [asset_id], "lanes": pa.array([list(LANES)], COLUMNS["lanes"])})
+    asked = pa.table({"asset_id": [asset_id], "uri": ["/a"], "lanes": pa.array([list(LANES)], COLUMNS["lanes"])})
     with line_to(db_url) as line:
         claim = Claim(Session(line.url, WAIT_S), run_id, PRINTS)
         line.lose(b"UPDATE 3\x00")
@@ -194,7 +194,9 @@ def test_two_actors_over_the_same_assets_do_every_unit_once(db_url, db, broken):
         mine, outcomes = random.Random(seed).sample(ids, len(ids)), []
         begin.wait(20)
         for asset_id in mine:
-            asked = pa.table({"asset_id": [asset_id], "lanes": pa.array([list(LANES)], COLUMNS["lanes"])})
+            asked = pa.table(
+                {"asset_id": [asset_id], "uri": ["/a"], "lanes": pa.array([list(LANES)], COLUMNS["lanes"])}
+            )
             [units] = claim.process(asked)["units"].to_pylist()
             [outcome] = commit.process(as_table([computed_row(asset_id, units)]))["outcome"].to_pylist()
             outcomes.append((asset_id, outcome))

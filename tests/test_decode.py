@@ -297,9 +297,22 @@ class TestTrouble:
         finally:
             small.close()
 
+    def test_a_child_that_dies_while_it_starts_is_started_again(self, fresh, wav, monkeypatch):
+        wait, pids = child_module._Child._wait_until_ready, []
+
+        def killed_once(child):
+            pids.append(child.process.pid)
+            if len(pids) == 1:
+                child.process.kill()
+            wait(child)
+
+        monkeypatch.setattr(child_module._Child, "_wait_until_ready", killed_once)
+        assert len(decode(fresh, wav).samples) == RATE_HZ
+        assert len(set(pids)) == 2
+
     def test_a_child_that_cannot_start_says_why(self, fresh, wav, monkeypatch):
         monkeypatch.setattr(child_module, "_MODULE", "cluster.media.no_such_module")
-        with pytest.raises(RuntimeError, match=r"did not start: exit code 1 .*no_such_module"):
+        with pytest.raises(ConnectionError, match=r"did not start: exit code 1 .*no_such_module"):
             fresh.decode(str(wav), 0, DEADLINE_S)
 
 

@@ -12,6 +12,7 @@ from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
 from cluster.errors import UsageError
 from cluster.selection import parse_failure_limit
+from jobs import ingest as main_job
 from jobs.cli.progress import LineReporter
 from jobs.summary import describe
 from tests.archive import run
@@ -202,3 +203,22 @@ def test_an_unreadable_name_is_told_once(db_url, tmp_path):
     first = run(db_url, [str(tmp_path)])
     assert (first.ok, first.failed, first.exit_code) == (1, 1, 3)
     assert run(db_url, [str(tmp_path)]).state == "nothing"
+
+
+def test_a_registration_that_dies_before_it_told_what_is_unreadable_tells_it_next_time(db_url, tmp_path, monkeypatch):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is not a film")
+
+    def die(*_):
+        raise SystemExit("the driver ends here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(main_job, "record_failures", die)
+        with pytest.raises(SystemExit):
+            run(db_url, [str(bad)])
+    assert run(db_url, [str(bad)]).failed == 1
+    with open_connection(db_url) as conn:
+        assert not any(check_corpus(conn).values())
+        [failure] = report.open_failures(conn, report.FailureFilter())
+        assert failure["failure"] == "bad_media"
+    assert run(db_url, [str(bad)]).state == "nothing"

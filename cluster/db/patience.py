@@ -174,7 +174,8 @@ class _Outage:
                 logger.warning("%s; waiting up to %g s for it", self._describe(cause, error), self._wait_s)
             else:
                 raise DatabaseAwayError(
-                    f"{self._describe(cause, error)}: mend it, or check RUSHES_DATABASE_URL (unset: the embedded server)"
+                    f"{self._describe(cause, error)}: mend it, or check RUSHES_DATABASE_URL, "
+                    "or unset it to use the embedded server"
                 ) from error
         left_s = self._began + self._wait_s - now
         if left_s <= 0 or self._no_more.is_set():

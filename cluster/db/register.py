@@ -116,10 +116,15 @@ def forget_registration(conn: psycopg.Connection[Any], run_id: Any) -> None:
     conn.execute("DELETE FROM failures WHERE run_id = %s AND stage = 'register'", (run_id,))
 
 
-def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
-    """Those of the assets whose content could not be read when they were registered."""
+def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int], *, told: bool) -> set[int]:
+    """Those of the assets whose content could not be read when they were registered.
+
+    With `told` also those whose failure is on record; without, only what a registration that died left unsaid.
+    """
     rows = conn.execute(
-        "SELECT asset_id FROM assets WHERE asset_id = ANY(%s) AND media_kind IS NULL", (list(asset_ids),)
+        "SELECT asset_id FROM assets a WHERE asset_id = ANY(%s) AND media_kind IS NULL"
+        " AND (%s OR NOT EXISTS (SELECT 1 FROM failures f WHERE f.asset_id = a.asset_id))",
+        (list(asset_ids), told),
     )
     return {row[0] for row in rows}
 

@@ -90,7 +90,7 @@ class MediaChild:
             try:
                 answer = self._running().exchange(request, fds, deadline_s)
             except ConnectionError:
-                # it died before it read the request: no file is to blame
+                # it died before it read the request, or while it started: no file is to blame
                 self.close()
                 answer = self._running().exchange(request, fds, deadline_s)
         except BaseException:
@@ -152,7 +152,7 @@ class _Child:
         try:
             ready = self.link.recv(MESSAGE_BYTES)
             if not ready:
-                raise RuntimeError(f"the media reader did not start: {self._epitaph()}")
+                raise ConnectionError(f"the media reader did not start: {self._epitaph()}")
         except BaseException:
             self.end()
             raise
