@@ -16,6 +16,7 @@ from jobs.ray_context import ray_session
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
 from jobs.summary import run_folder
+from jobs.worker import Worker
 
 # A row that comes back without an outcome, for whatever reason, is sent so many times.
 MAX_LOSSES = 3
@@ -37,6 +38,7 @@ class Execution:
         self.job, self.check, self.close_gate = job, check, close_gate
         self.selection = ledger.Selection(())
         self.losses: Counter[int] = Counter()
+        self.worker: Worker | None = None
         self.spec = JobSpec(
             run_id=str(job.run_id),
             url=job.database.url,
@@ -48,6 +50,16 @@ class Execution:
 
     def run(self, rows: Sequence[ledger.PendingRow]) -> None:
         """Run what is due; what failed and may be tried again comes back when its delay is over."""
+        try:
+            self._passes(rows)
+        except BaseException:
+            if self.worker is not None:
+                self.worker.kill()
+            raise
+        if self.worker is not None:
+            self.worker.close()
+
+    def _passes(self, rows: Sequence[ledger.PendingRow]) -> None:
         self.bear_failures()
         job, chosen = self.job, [row.asset_id for row in rows]
         self.selection = ledger.Selection(chosen, newest_first=job.options.newest_first)
@@ -83,8 +95,8 @@ class Execution:
             self._consume(work, plan, lambda: run_inline_rows(spec, plan, rows))
             return
         if plan.runner == "worker":
-            log_path = run_folder(job.settings.data_dir, spec.run_id) / "worker.log"
-            self._consume(work, plan, lambda: run_worker_rows(spec, plan, rows, log_path))
+            worker = self._worker_for(plan)
+            self._consume(work, plan, lambda: run_worker_rows(worker, rows))
             return
         longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
         with ray_session(
@@ -96,6 +108,13 @@ class Execution:
             if job.options.address is not None:
                 plan = plan_for(job, work, nodes)
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
+
+    def _worker_for(self, plan: Plan) -> Worker:
+        if self.worker is None:
+            log_path = run_folder(self.job.settings.data_dir, self.spec.run_id) / "worker.log"
+            group = plan.groups[0]
+            self.worker = Worker(self.spec.to_json(), group.stages, group.threads, log_path)
+        return self.worker
 
     def _consume(self, work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]) -> None:
         job = self.job

@@ -13,6 +13,7 @@ from cluster.plan import Node, Plan
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
+from jobs.worker import Worker
 
 MS_PER_HOUR = 3_600_000
 
@@ -54,13 +55,10 @@ def run_inline_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> It
         yield from table.to_pylist()
 
 
-def run_worker_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], log_path: Path) -> Iterator[dict[str, Any]]:
-    """Finished rows, one after the other, from a process that may die."""
-    from jobs.worker import Worker, run_in_worker
-
-    group = plan.groups[0]
-    worker = Worker(spec.to_json(), group.stages, group.threads, log_path)
-    yield from run_in_worker(worker, [_as_dict(row) for row in rows])
+def run_worker_rows(worker: Worker, rows: Sequence[PendingRow]) -> Iterator[dict[str, Any]]:
+    """Finished rows, one after the other, from a process that may die; it stays for later rows."""
+    for row in rows:
+        yield worker.run(_as_dict(row))
 
 
 def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings: Settings) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -112,15 +112,3 @@ class Worker:
 def _environment() -> dict[str, str]:
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)}
-
-
-def run_in_worker(worker: Worker, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Finished rows, one after the other; the worker ends with the iteration."""
-    try:
-        for row in rows:
-            yield worker.run(row)
-    except BaseException:
-        worker.kill()
-        raise
-    finally:
-        worker.close()
