@@ -1,4 +1,4 @@
-"""The whole speech chain on both runners: media hours per hour, loads apart, counts that add up.
+"""The whole speech chain on every runner: media hours per hour, loads apart, counts that add up.
 
 `python -m benchmarks.ingest [MINUTES]`: the corpus is a seeded permutation of the real recordings
 (pyannote.audio's call and, when it stands beside the checkout, shared/media), joined with pauses to
@@ -92,7 +92,7 @@ def cpu_s() -> float:
 
 
 def main() -> None:
-    """Inline first, then Ray, on the same files."""
+    """Inline first, then the worker, then Ray, on the same files."""
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 12.0
     with tempfile.TemporaryDirectory(prefix="rushes-bench-") as folder:
         root = Path(folder)
@@ -100,8 +100,11 @@ def main() -> None:
         media = root / "media"
         media.mkdir()
         total_s = build(media, minutes)
-        found = {runner: measure(runner, media, root) for runner in ("inline", "ray")}
-    ratio = found["ray"]["wall_s"] / found["inline"]["wall_s"]
+        found = {runner: measure(runner, media, root) for runner in ("inline", "worker", "ray")}
+    ratios = {
+        f"{runner}_wall_over_inline_wall": round(found[runner]["wall_s"] / found["inline"]["wall_s"], 3)
+        for runner in ("worker", "ray")
+    }
     write_result(
         "ingest",
         {
@@ -110,8 +113,8 @@ def main() -> None:
             "media_minutes": round(total_s / 60, 2),
             "files": found["inline"]["ok"],
             "runners": found,
-            "ray_wall_over_inline_wall": round(ratio, 3),
-            "same_counts": found["ray"]["outputs"] == found["inline"]["outputs"],
+            **ratios,
+            "same_counts": all(one["outputs"] == found["inline"]["outputs"] for one in found.values()),
         },
     )
 
