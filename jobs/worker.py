@@ -31,7 +31,12 @@ class Worker:
     """Runs rows in its child process; a child that dies is replaced at the next row."""
 
     def __init__(self, spec_json: str, stages: Sequence[str], threads: int, log_path: Path) -> None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            # A full disk must not cost the work, only its log.
+            logger.warning("no worker log in %s: %s", log_path.parent, error)
+            log_path = Path(os.devnull)
         level = logging.getLogger("jobs").getEffectiveLevel()
         self.order = WorkerOrder(spec_json, tuple(stages), threads, str(log_path), level, os.getpid())
         self.deaths = 0

@@ -88,7 +88,7 @@ def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[
         "  FROM failures f LEFT JOIN assets a USING (asset_id)"
         "  LEFT JOIN units u ON u.asset_id = f.asset_id AND u.lane = f.lane AND u.fingerprint = f.fingerprint"
         "  WHERE u.state = 'failed' OR (f.asset_id IS NULL"
-        "   AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri))"
+        "   AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri AND s.seen_at > f.at))"
         "  ORDER BY f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri), f.failure_id DESC) t"
         " WHERE (%(run)s::text IS NULL OR run_id LIKE %(run)s || '%%')"
         "   AND (%(failure)s::text IS NULL OR failure = %(failure)s)"

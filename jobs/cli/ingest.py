@@ -134,7 +134,10 @@ def _run(settings: Any, options: Any, *, quiet: bool, verbose: bool, as_json: bo
     with make_reporter(quiet=quiet, verbose=verbose) as reporter:
         summary = run_ingest(settings, options, reporter)
     if summary.run_id is not None and not options.dry_run:
-        write_summary(settings.data_dir, summary)
+        try:
+            write_summary(settings.data_dir, summary)
+        except OSError as error:
+            typer.echo(f"no summary.json: {error} (the run itself is recorded: rushes status)", err=True)
     if as_json:
         print_json(summary_dict(summary))
     else:
