@@ -61,8 +61,8 @@ class Execution:
 
     def _passes(self, rows: Sequence[ledger.PendingRow]) -> None:
         self.bear_failures()
-        job, chosen = self.job, [row.asset_id for row in rows]
-        self.selection = ledger.Selection(chosen, newest_first=job.options.newest_first)
+        job, planned = self.job, rows
+        self.selection = ledger.Selection([row.asset_id for row in rows], newest_first=job.options.newest_first)
         while rows:
             due = [row for row in rows if row.due_in_s <= 0]
             if due:
@@ -72,6 +72,10 @@ class Execution:
                 job.reporter.waiting(len(rows), delay_s)
                 time.sleep(delay_s)
             rows = [row for row in job.session.run(self._pending) if self.losses[row.asset_id] < MAX_LOSSES]
+        for row in planned:
+            if row.asset_id not in job.summary.outcomes and row.asset_id not in job.summary.lost:
+                # It waited for its next attempt, and another run was faster.
+                job.summary.count({"asset_id": row.asset_id, "uri": row.uri, "outcome": "taken"})
 
     def _pending(self, conn: Any) -> list[ledger.PendingRow]:
         # No actor runs now: what is still claimed came back without an outcome.

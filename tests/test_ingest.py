@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster.db import report, spaces
+from cluster.db import ledger, report, runs, spaces
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
 from cluster.errors import UsageError
@@ -222,3 +223,20 @@ def test_a_registration_that_dies_before_it_told_what_is_unreadable_tells_it_nex
         [failure] = report.open_failures(conn, report.FailureFilter())
         assert failure["failure"] == "bad_media"
     assert run(db_url, [str(bad)]).state == "nothing"
+
+
+def test_what_another_run_takes_during_the_pause_is_left_to_it(db_url, tmp_path):
+    write_wav(tmp_path / "a.wav", np.full(16_000, 7, np.int16), 16_000)
+
+    class Busy(LineReporter):
+        def waiting(self, assets, delay_s):
+            with open_connection(db_url) as conn:
+                runs.start_run(conn, other, "ingest", {})
+                [(asset_id,)] = conn.execute("SELECT asset_id FROM assets").fetchall()
+                prints = dict(conn.execute("SELECT lane, fingerprint FROM units").fetchall())
+                assert len(ledger.claim_units(conn, other, asset_id, list(prints), prints)) == 3
+
+    other = uuid.uuid4()
+    hurried = {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9}
+    summary = run(db_url, [str(tmp_path)], hurried, Busy(quiet=True, verbose=False))
+    assert (summary.exit_code, summary.skipped, summary.retried, summary.missing) == (0, 1, 1, 0)

@@ -1,0 +1,38 @@
+"""Counts of a run, whatever comes back and how often."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.summary import Summary
+
+
+def count(*outcomes):
+    summary = Summary()
+    for outcome in outcomes:
+        error = {"message": "the database was away"} if outcome is None else None
+        summary.count({"asset_id": 1, "uri": "/a.wav", "outcome": outcome, "duration_ms": 3_600_000, "error": error})
+    return summary
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counts"),
+    [
+        (["done"], (1, 0, 0)),
+        (["retry"], (0, 0, 0)),
+        (["retry", "done"], (1, 0, 0)),
+        (["retry", "failed"], (0, 1, 0)),
+        (["failed", "done"], (0, 1, 0)),
+        (["done", "done"], (1, 0, 0)),
+        (["taken", "done"], (1, 0, 0)),
+        (["fenced"], (0, 0, 1)),
+        ([None, "done"], (1, 0, 0)),
+        ([None], (0, 0, 0)),
+    ],
+)
+def test_an_asset_is_counted_once_by_what_became_of_it(outcomes, counts):
+    summary = count(*outcomes)
+    assert (summary.ok, summary.failed, summary.skipped) == counts
+    assert summary.media_h == counts[0]
+    assert summary.finished == sum(counts)
+    assert bool(summary.lost) == (outcomes == [None])
