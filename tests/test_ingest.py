@@ -237,6 +237,6 @@ def test_what_another_run_takes_during_the_pause_is_left_to_it(db_url, tmp_path)
                 assert len(ledger.claim_units(conn, other, asset_id, list(prints), prints)) == 3
 
     other = uuid.uuid4()
-    hurried = {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9}
+    hurried = {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9, "retry_base_s": 2.0}
     summary = run(db_url, [str(tmp_path)], hurried, Busy(quiet=True, verbose=False))
     assert (summary.exit_code, summary.skipped, summary.retried, summary.missing) == (0, 1, 1, 0)
