@@ -23,6 +23,7 @@ START_DEADLINE_S = 900.0
 END_S = 10.0
 # The claims stop a row in one stage at two deaths; this bounds deaths between the stages.
 MAX_DEATHS = 5
+MAX_FAILED_STARTS = 3
 _ROOT = Path(__file__).parents[1]
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Worker:
             log_path = Path(os.devnull)
         level = logging.getLogger("jobs").getEffectiveLevel()
         self.order = WorkerOrder(spec_json, tuple(stages), threads, str(log_path), level, os.getpid())
-        self.deaths = 0
+        self._failed_starts = 0
         self._process: Any = None
         self._link: Any = None
 
@@ -51,7 +52,7 @@ class Worker:
     def run(self, row: dict[str, Any]) -> dict[str, Any]:
         """The finished row; one that ends every worker comes back without an outcome.
 
-        Raises `RushesError` when no worker starts.
+        Raises `RushesError` when no worker gets to its first row.
         """
         for _ in range(MAX_DEATHS):
             try:
@@ -90,12 +91,24 @@ class Worker:
             fd = theirs.fileno()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "jobs.worker_main", str(fd)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 pass_fds=[fd],
                 process_group=0,
                 env=_environment(),
             )
-        self._link.send(self.order)
-        self._receive(START_DEADLINE_S)
+        try:
+            self._link.send(self.order)
+            self._receive(START_DEADLINE_S)
+        except (EOFError, ConnectionError) as error:
+            self._failed_starts += 1
+            if self._failed_starts < MAX_FAILED_STARTS:
+                raise
+            raise RushesError(
+                f"{self._failed_starts} workers died while they loaded their models (the last by {self._epitaph()}): "
+                f"see {self.order.log_path}; signal 9 is most often the end of the memory"
+            ) from error
+        self._failed_starts = 0
 
     def _receive(self, deadline_s: float | None) -> Any:
         if deadline_s is not None and not self._link.poll(deadline_s):
@@ -108,9 +121,11 @@ class Worker:
         return value
 
     def _epitaph(self) -> str:
-        self.deaths += 1
-        code = self._process.wait(END_S)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
+        process = self._process
         self.kill()
+        code = process.returncode
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from cluster.errors import RushesError
 
 PR_SET_PDEATHSIG = 1
-STDERR_FD = 2
+STDOUT_FD, STDERR_FD = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ def _speak(order: WorkerOrder) -> None:
     terminal = os.fdopen(os.dup(STDERR_FD), "w", buffering=1)
     log = os.open(order.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stderr.flush()
+    os.dup2(log, STDOUT_FD)
     os.dup2(log, STDERR_FD)
     os.close(log)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")

@@ -55,6 +55,14 @@ def test_models_that_do_not_load_end_the_run_with_the_reason(runner, action, db_
     assert run(db_url, [str(clip)]).ok == 1
 
 
+def test_workers_that_always_die_while_they_load_end_the_run(db_url, clip, tmp_path, monkeypatch):
+    fault = {"point": "loading", "action": "kill", "folder": str(tmp_path / "fault"), "always": True}
+    monkeypatch.setenv(VARIABLE, json.dumps(fault))
+    summary = run(db_url, [str(clip)], {"runner": "worker"})
+    assert summary.exit_code == 1
+    assert any("3 workers died while they loaded their models (the last by signal 9)" in n for n in summary.notes)
+
+
 def test_a_process_that_dies_once_while_it_loads_is_replaced(db_url, clip, tmp_path, monkeypatch):
     fault = {"point": "loading", "action": "kill", "folder": str(tmp_path / "fault")}
     monkeypatch.setenv(VARIABLE, json.dumps(fault))
