@@ -12,11 +12,16 @@ import pyarrow as pa
 
 from cluster.db.crash_claims import OpenClaims, close_claim, left_open, open_claim
 from cluster.db.patience import Session
-from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
+from cluster.errors import FailureClass, HangError, ProcessDiedError, RushesError, StageError
 from cluster.guard import SuspectError
 from cluster.retry import MAX_ATTEMPTS
 
 MS_PER_HOUR = 3_600_000
+LOADING = "loading"
+# Loading belongs to no asset.
+NO_ASSET = 0
+MAX_LOAD_DEATHS = 3
+START_DEADLINE_S = 900.0
 STDERR_FD = 2
 
 
@@ -45,6 +50,23 @@ class CrashGuard:
         finally:
             faulthandler.cancel_dump_traceback_later()
             self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, ids))
+
+    @contextmanager
+    def loading(self, actors: int) -> Iterator[None]:
+        """Around the loading of the models, which `actors` processes may do at the same time.
+
+        Raises `RushesError` when too many died of it: whoever starts processes again would do so for ever.
+        """
+        claim_id = uuid4()
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, LOADING, [NO_ASSET]))
+        deaths = found[NO_ASSET].count - (actors - 1) if found else 0
+        if deaths >= MAX_LOAD_DEATHS:
+            raise RushesError(f"{deaths} processes died while they loaded their models: most often memory ends")
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [NO_ASSET], START_DEADLINE_S))
+        try:
+            yield
+        finally:
+            self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, [NO_ASSET]))
 
     def _check(self, stage: str, ids: list[int]) -> None:
         found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))

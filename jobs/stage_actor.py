@@ -16,17 +16,21 @@ class StageActor:
     """A group of consecutive stages in one process.
 
     `group` names the stages between claim and commit; the first group also claims, the last also
-    commits. Thread counts are set here because Ray sets OMP_NUM_THREADS from fractional CPUs.
+    commits; `actors` is how many processes load the same models. Thread counts are set here because Ray
+    sets OMP_NUM_THREADS from fractional CPUs.
     """
 
-    def __init__(self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool) -> None:
+    def __init__(
+        self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool, actors: int = 1
+    ) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         chain, self.guard = build_chain(JobSpec.from_json(spec_json), threads)
         names = {*group, *(["claim"] if first else []), *(["commit"] if last else [])}
         self.stages = [stage for stage in chain if stage.name in names]
         try:
-            reach(FaultPoint.LOADING)
-            load_stages(self.stages)
+            with self.guard.loading(actors):
+                reach(FaultPoint.LOADING)
+                load_stages(self.stages)
         except SystemExit as error:
             # Ray keeps an actor that exits in its pool, dead, and waits for it for ever.
             raise RuntimeError(f"a stage left the process while it loaded: exit({error.code})") from error
