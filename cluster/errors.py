@@ -27,8 +27,8 @@ class UsageError(RushesError):
 class StageError(Exception):
     """A stage could not do its work on one row; becomes data on that row.
 
-    `attempts` is how many failed attempts it stands for. `about_rows` is False for a fault of the
-    surroundings, which would strike any half of the batch just the same.
+    `attempts` is how many failed attempts it stands for, 0 when the row is not to blame. `about_rows` is
+    False for a fault of the surroundings, which would strike any half of the batch just the same.
     """
 
     failure = FailureClass.BUG

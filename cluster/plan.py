@@ -106,7 +106,7 @@ def make_plan(
     if runner in ALONE or (runner == "auto" and small):
         plan = _alone(work, cpus, stages, rates, runner)
     elif gpus:
-        plan = _on_gpus(cpus, gpus, stages, rates)
+        plan = _on_gpus(nodes, stages, rates)
     else:
         plan = _on_cpus(work, nodes, stages, rates)
     return check(plan, nodes, max_connections)
@@ -143,8 +143,10 @@ def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
     return Plan("ray", groups, why, speed, "transcribe", hear + 1 + DRIVER_CONNECTIONS)
 
 
-def _on_gpus(cpus: int, gpus: Sequence[float], stages: Sequence[str], rates: Rates) -> Plan:
-    cards = len(gpus)
+def _on_gpus(nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
+    cards = sum(len(node.gpu_gib) for node in nodes)
+    # An actor takes its CPUs beside its card: those of other nodes are out of its reach.
+    cpus = int(cards * min(node.cpus / len(node.gpu_gib) for node in nodes if node.gpu_gib))
     groups = _two_pools(stages, cards, cards, cpus, rates, rates.hear_gpu_share, rates.speak_gpu_share)
     why = f"{cards} GPU(s), each shared {rates.hear_gpu_share} + {rates.speak_gpu_share} by recognition and torch"
     return Plan("ray", groups, why, rates.gpu_x_realtime * cards, "transcribe", cards * 2 + DRIVER_CONNECTIONS)

@@ -16,7 +16,7 @@ LONGEST_DELAY_S = 300.0
 
 
 def next_try_s(failure: FailureClass, attempts: int, base_s: float, jitter: float) -> float | None:
-    """Seconds until the next attempt after `attempts` charged ones; None when there is none.
+    """Seconds until the next attempt after `attempts` charged ones, which may be none; None when there is none.
 
     The delay doubles from `base_s` up to five minutes; `jitter` in [0, 1) takes off up to half of it,
     so that units that failed together do not come back together (equal jitter, after the AWS

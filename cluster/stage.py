@@ -207,7 +207,9 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
 
 def _failed(stage: Stage, part: pa.Table, error: BaseException) -> pa.Table:
     failure = classify(error)
-    message = f"exit({error.code})" if isinstance(error, SystemExit) else str(error) or type(error).__name__
+    said = f"exit({error.code})" if isinstance(error, SystemExit) else str(error) or type(error).__name__
+    # Neither Arrow nor PostgreSQL takes every string of Python; a failure that cannot be told would end the run.
+    message = said.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     bug = error if failure is FailureClass.BUG else None
     level = logging.WARNING if bug else logging.INFO
     logger.log(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pyarrow as pa
 
 from cluster.db.connect import classify_database
+from cluster.db.crash_claims import left_open, open_claim
 from cluster.db.patience import Session
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
-from cluster.errors import RushesError
+from cluster.errors import FailureClass, ProcessDiedError, RushesError
+from cluster.retry import MAX_ATTEMPTS
 from cluster.types import COLUMNS, add_error, with_column
 from jobs.db_stage import DatabaseStage
 from jobs.interrupt import commit_first
 
+# After so many deaths not even the failure is written: the row comes back without an outcome.
+MAX_DEATHS = 2 * MAX_ATTEMPTS[FailureClass.CRASH]
+# A commit may wait for a lock or for a database that is away: nobody calls it overdue.
+NO_DEADLINE_S = 1e9
 KEEPS = ("asset_id", "sha256", "uri", "duration_ms", "lanes", "error", "timings")
 
 
@@ -34,14 +40,32 @@ class Commit(DatabaseStage):
         self._spaces, self._retry_base_s = dict(spaces), retry_base_s
 
     def process(self, table: pa.Table) -> pa.Table:
-        """One transaction per row; adds its outcome."""
+        """One transaction per row; adds its outcome. Raises `ProcessDiedError` for a row that nobody can settle."""
         light = table.drop_columns([name for name in ("audio",) if name in table.column_names])
-        outcomes = [self._commit(row) for row in light.to_pylist()]
+        outcomes = [self._settle(light.slice(number, 1)) for number in range(light.num_rows)]
         return with_column(light, "outcome", outcomes)
 
+    def _settle(self, one: pa.Table) -> str | None:
+        if not one["units"][0].as_py():
+            return None if one["error"][0].as_py() else "taken"
+        deaths = self._note(one["asset_id"][0].as_py())
+        if deaths >= MAX_DEATHS:
+            raise ProcessDiedError(f"{deaths} processes died while they committed this file", deaths)
+        if deaths < MAX_ATTEMPTS[FailureClass.CRASH]:
+            return self._commit(one.to_pylist()[0])
+        # Its rows kill whoever writes them: only the failure is written.
+        [row] = one.select([name for name in (*KEEPS, "units") if name in one.column_names]).to_pylist()
+        error = ProcessDiedError(f"the process died while it committed this file, {deaths} times", deaths)
+        return self._write({**row, "error": add_error(row["error"], _refusal(row, error))})
+
+    def _note(self, asset_id: int) -> int:
+        """Open a crash claim, which the commit itself settles; returns how many commits of the row died before."""
+        claim_id = uuid4()
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id]))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id], NO_DEADLINE_S))
+        return found[asset_id].count if found else 0
+
     def _commit(self, row: dict[str, Any]) -> str | None:
-        if not row["units"]:
-            return None if row["error"] else "taken"
         try:
             return self._write(row)
         except RushesError:
@@ -65,5 +89,5 @@ def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
         "stage": Commit.name,
         "message": str(error).strip().partition("\n")[0],
         "lanes": lanes,
-        "attempts": 1,
+        "attempts": getattr(error, "attempts", 1),
     }

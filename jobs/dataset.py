@@ -28,7 +28,6 @@ def build_dataset(spec: JobSpec, groups: Sequence[Group], rows: Sequence[dict[st
                 "threads": group.threads,
                 "first": number == 0,
                 "last": number == len(groups) - 1,
-                "actors": sum(one.actors for one in groups),
             },
             batch_size=1,
             batch_format="pyarrow",

@@ -61,8 +61,10 @@ class Execution:
 
     def _passes(self, rows: Sequence[ledger.PendingRow]) -> None:
         self.bear_failures()
-        job, planned = self.job, rows
-        self.selection = ledger.Selection([row.asset_id for row in rows], newest_first=job.options.newest_first)
+        job, chosen = self.job, rows
+        self.selection = ledger.Selection(
+            [row.asset_id for row in rows], newest_first=job.options.newest_first, found=[row.uri for row in rows]
+        )
         while rows:
             due = [row for row in rows if row.due_in_s <= 0]
             if due:
@@ -72,10 +74,26 @@ class Execution:
                 job.reporter.waiting(len(rows), delay_s)
                 time.sleep(delay_s)
             rows = [row for row in job.session.run(self._pending) if self.losses[row.asset_id] < MAX_LOSSES]
-        for row in planned:
-            if row.asset_id not in job.summary.outcomes and row.asset_id not in job.summary.lost:
-                # It waited for its next attempt, and another run was faster.
-                job.summary.count({"asset_id": row.asset_id, "uri": row.uri, "outcome": "taken"})
+        self._settle(chosen)
+        self.bear_failures()
+
+    def _settle(self, chosen: Sequence[ledger.PendingRow]) -> None:
+        """Count by the ledger what no answer told, or told wrong.
+
+        The answer of a commit may be lost, and the row sent again finds nothing left to claim; another run may
+        take a row that waits for its next attempt here.
+        """
+        job, heard = self.job, self.job.summary.outcomes
+        settled = job.session.run(
+            lambda conn: ledger.settled_by(conn, job.run_id, self.selection.asset_ids, job.prints, job.options.lanes)
+        )
+        for row in chosen:
+            outcome, before = settled.get(row.asset_id), heard.get(row.asset_id)
+            if outcome is None or outcome == before or (before in ("done", "failed") and outcome != "failed"):
+                continue
+            job.summary.count(
+                {"asset_id": row.asset_id, "uri": row.uri, "duration_ms": row.duration_ms, "outcome": outcome}
+            )
 
     def _pending(self, conn: Any) -> list[ledger.PendingRow]:
         # No actor runs now: what is still claimed came back without an outcome.

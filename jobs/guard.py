@@ -10,18 +10,16 @@ from uuid import UUID, uuid4
 
 import pyarrow as pa
 
-from cluster.db.crash_claims import OpenClaims, close_claim, left_open, open_claim
+from cluster.db.crash_claims import OpenClaims, close_claim, forget_claims, left_open, open_claim
 from cluster.db.patience import Session
-from cluster.errors import FailureClass, HangError, ProcessDiedError, RushesError, StageError
+from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
 from cluster.guard import SuspectError
 from cluster.retry import MAX_ATTEMPTS
 
 MS_PER_HOUR = 3_600_000
 LOADING = "loading"
-# Loading belongs to no asset.
-NO_ASSET = 0
+# One that dies while it loads may have met a bad moment, a third time is no moment.
 MAX_LOAD_DEATHS = 3
-START_DEADLINE_S = 900.0
 STDERR_FD = 2
 
 
@@ -52,21 +50,23 @@ class CrashGuard:
             self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, ids))
 
     @contextmanager
-    def loading(self, actors: int) -> Iterator[None]:
-        """Around the loading of the models, which `actors` processes may do at the same time.
+    def loading(self, slot: int | None) -> Iterator[None]:
+        """Around the loading of models in a place of a pool that Ray fills again for as long as anyone lets it.
 
-        Raises `RushesError` when too many died of it: whoever starts processes again would do so for ever.
+        Raises `RuntimeError` when its processes died of it `MAX_LOAD_DEATHS` times. None: somebody else counts.
         """
-        claim_id = uuid4()
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, LOADING, [NO_ASSET]))
-        deaths = found[NO_ASSET].count - (actors - 1) if found else 0
-        if deaths >= MAX_LOAD_DEATHS:
-            raise RushesError(f"{deaths} processes died while they loaded their models: most often memory ends")
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [NO_ASSET], START_DEADLINE_S))
-        try:
+        if slot is None:
             yield
-        finally:
-            self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, [NO_ASSET]))
+            return
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, LOADING, [slot]))
+        if found and found[slot].count >= MAX_LOAD_DEATHS:
+            raise RuntimeError(
+                f"{found[slot].count} processes died while they loaded them, most often because memory ends"
+            )
+        claim_id = uuid4()
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [slot], self._base_s))
+        yield
+        self._session.run(lambda conn: forget_claims(conn, self._run_id, slot))
 
     def _check(self, stage: str, ids: list[int]) -> None:
         found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))

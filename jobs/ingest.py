@@ -237,7 +237,7 @@ class _Ingest:
     def _reconcile(self, made: Mapping[str, spaces.Space], state: str) -> Summary:
         summary = self.summary
         summary.wall_s = since_first_claim(self.job) or 0.0
-        summary.notes.extend(summary.lost.values())
+        summary.notes.extend((*summary.lost.values(), *summary.elsewhere.values()))
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
         summary.outputs = self.session.run(lambda conn: report.run_outputs(conn, self.run_id))
         chosen = report.FailureFilter(run=str(self.run_id))

@@ -44,7 +44,7 @@ class Reporter(Protocol):
         """After each file that was hashed and probed."""
 
     def planned(self, plan: Plan, work: Work) -> None:
-        """Once, before models load."""
+        """Before each pass: the first, and one for what is tried again."""
 
     def finished(self, row: dict[str, Any], summary: Summary) -> None:
         """For each asset that came back."""

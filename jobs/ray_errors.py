@@ -47,6 +47,7 @@ def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
     """
     import ray
 
+    _check_nodes(groups, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     deadline = time.monotonic() + wait_s
     while missing := missing_room(groups, ray.available_resources()):
         if time.monotonic() >= deadline:
@@ -59,6 +60,18 @@ def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
                 "stop what holds the rest, or run with fewer CPUs (RUSHES_CPUS)"
             )
         time.sleep(POLL_S)
+
+
+def _check_nodes(groups: Sequence[Group], nodes: Sequence[Mapping[str, float]]) -> None:
+    """An actor has to fit on one node, whatever the others offer."""
+    for group in groups:
+        if not any(
+            group.cpus_each <= node.get("CPU", 0.0) and group.gpus_each <= node.get("GPU", 0.0) for node in nodes
+        ):
+            parts = ", ".join(f"{node.get('CPU', 0.0):g} CPU and {node.get('GPU', 0.0):g} GPU" for node in nodes)
+            raise RushesError(
+                f"one {group.name} actor of {group.cpus_each:g} CPU, {group.gpus_each:g} GPU fits on no node ({parts})"
+            )
 
 
 def missing_room(groups: Sequence[Group], free: Mapping[str, float]) -> list[tuple[str, float, float]]:

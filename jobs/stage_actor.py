@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -12,23 +13,28 @@ from cluster.stage import load_stages, run_stages
 from jobs.spec import JobSpec, build_chain
 
 
+def _slot() -> int | None:
+    """The place in Ray's pool that this process fills, as its predecessors did; None outside Ray."""
+    ray = sys.modules.get("ray")
+    actor_id = ray.get_runtime_context().get_actor_id() if ray is not None and ray.is_initialized() else None
+    # bigint; no asset has a negative id
+    return None if actor_id is None else -int(actor_id[:15], 16)
+
+
 class StageActor:
     """A group of consecutive stages in one process.
 
     `group` names the stages between claim and commit; the first group also claims, the last also
-    commits; `actors` is how many processes load the same models. Thread counts are set here because Ray
-    sets OMP_NUM_THREADS from fractional CPUs.
+    commits. Thread counts are set here because Ray sets OMP_NUM_THREADS from fractional CPUs.
     """
 
-    def __init__(
-        self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool, actors: int = 1
-    ) -> None:
+    def __init__(self, spec_json: str, group: Sequence[str], threads: int, first: bool, last: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         chain, self.guard = build_chain(JobSpec.from_json(spec_json), threads)
         names = {*group, *(["claim"] if first else []), *(["commit"] if last else [])}
         self.stages = [stage for stage in chain if stage.name in names]
         try:
-            with self.guard.loading(actors):
+            with self.guard.loading(_slot()):
                 reach(FaultPoint.LOADING)
                 load_stages(self.stages)
         except SystemExit as error:

@@ -36,6 +36,7 @@ class Summary:
     halvings: int = 0
     outcomes: dict[int, str] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
+    elsewhere: dict[int, str] = field(default_factory=dict)
 
     def count(self, row: Mapping[str, Any]) -> None:
         """Count an asset by what became of it in the end; a lane that failed for good outweighs the others."""
@@ -50,12 +51,13 @@ class Summary:
             self.lost.pop(asset_id, None)
         if outcome in (None, "retry") or before == "failed":
             return
+        self.elsewhere.pop(asset_id, None)
         if before is not None:
             self._tally(before, -1, row)
         self.outcomes[asset_id] = outcome
         self._tally(outcome, 1, row)
         if outcome not in ("done", "failed"):
-            self.notes.append(f"left to another run: {row['uri']}")
+            self.elsewhere[asset_id] = f"left to another run: {row['uri']}"
 
     def _tally(self, outcome: str, step: int, row: Mapping[str, Any]) -> None:
         if outcome == "done":
@@ -84,7 +86,7 @@ class Summary:
 
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, for `summary.json`, `--json` and the run's record."""
-    names = [name for name in Summary.__slots__ if name not in ("outcomes", "lost")]
+    names = [name for name in Summary.__slots__ if name not in ("outcomes", "lost", "elsewhere")]
     values = {name: getattr(summary, name) for name in names}
     return {
         **values,

@@ -23,8 +23,11 @@ START_DEADLINE_S = 900.0
 END_S = 10.0
 # The claims stop a row in one stage at two deaths; this bounds deaths between the stages.
 MAX_DEATHS = 5
-MAX_FAILED_STARTS = 3
+# A worker that ends while it loads may have met a bad moment, a third time is no moment.
+MAX_STARTS = 3
 _ROOT = Path(__file__).parents[1]
+# A line that breaks in the middle of a message is an OSError of no particular kind.
+_ENDED = (EOFError, OSError)
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +43,6 @@ class Worker:
             log_path = Path(os.devnull)
         level = logging.getLogger("jobs").getEffectiveLevel()
         self.order = WorkerOrder(spec_json, tuple(stages), threads, str(log_path), level, os.getpid())
-        self._failed_starts = 0
         self._process: Any = None
         self._link: Any = None
 
@@ -58,7 +60,7 @@ class Worker:
             try:
                 self._running().send(row)
                 return self._receive(None)
-            except (EOFError, ConnectionError):
+            except _ENDED:
                 logger.warning("the worker ended (%s) on %s; another one takes over", self._epitaph(), row["uri"])
         message = f"{MAX_DEATHS} workers died on it outside every stage: see {self.order.log_path}"
         error = {"failure": FailureClass.CRASH.value, "stage": "worker", "message": message}
@@ -86,29 +88,38 @@ class Worker:
         return self._link
 
     def _start(self) -> None:
+        """Start a worker that is ready; `RushesError` when the models end one after the other."""
+        epitaph = ""
+        for _ in range(MAX_STARTS):
+            try:
+                self._launch()
+                self._link.send(self.order)
+                self._receive(START_DEADLINE_S)
+                return
+            except _ENDED:
+                epitaph = self._epitaph()
+                logger.warning("the worker ended (%s) while it loaded the models", epitaph)
+        raise RushesError(
+            f"the models do not load: {MAX_STARTS} workers ended while they loaded them, the last with {epitaph}; "
+            f"see {self.order.log_path}; signal 9 is most often the end of the memory"
+        )
+
+    def _launch(self) -> None:
         self._link, theirs = multiprocessing.Pipe()
         with theirs:
             fd = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "jobs.worker_main", str(fd)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[fd],
-                process_group=0,
-                env=_environment(),
-            )
-        try:
-            self._link.send(self.order)
-            self._receive(START_DEADLINE_S)
-        except (EOFError, ConnectionError) as error:
-            self._failed_starts += 1
-            if self._failed_starts < MAX_FAILED_STARTS:
-                raise
-            raise RushesError(
-                f"{self._failed_starts} workers died while they loaded their models (the last by {self._epitaph()}): "
-                f"see {self.order.log_path}; signal 9 is most often the end of the memory"
-            ) from error
-        self._failed_starts = 0
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "jobs.worker_main", str(fd)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[fd],
+                    process_group=0,
+                    env=_environment(),
+                )
+            except OSError as error:
+                self._link.close()
+                raise RushesError(f"no worker starts: {error}") from error
 
     def _receive(self, deadline_s: float | None) -> Any:
         if deadline_s is not None and not self._link.poll(deadline_s):
@@ -123,9 +134,10 @@ class Worker:
     def _epitaph(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
-        process = self._process
+        code = self._process.poll()
         self.kill()
-        code = process.returncode
+        if code is None:
+            return "it hung up and stayed"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 

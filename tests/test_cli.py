@@ -92,6 +92,13 @@ def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):
     assert "transcribe" in rushes("plan", "--explain", "--hours", "100", url=corpus_url).stdout
 
 
+def test_a_name_that_no_disk_takes_fails_and_retries_in_words(db_url, tmp_path):
+    name = str(tmp_path / ("x" * 300 + ".wav"))
+    assert rushes("ingest", name, url=db_url).returncode == 3
+    again = rushes("failures", "retry", url=db_url)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "nothing left to retry\n", f"gone: {name}\n")
+
+
 def test_inputs_come_from_lists_globs_and_standard_input(corpus_url, media, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"# recordings\n{media / 'call.wav'}\n\n")

@@ -13,8 +13,11 @@ from cluster.db.results import commit_row
 from cluster.errors import HangError, ProcessDiedError
 from cluster.stage import run_stage
 from cluster.types import rows_table
+from jobs.commit import MAX_DEATHS, Commit
 from jobs.guard import CrashGuard
-from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
+from tests.corpus_rows import LANES, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.pg_server import line_to
+from tests.test_commit_patience import as_table
 from tests.test_stage import Double
 
 
@@ -115,3 +118,43 @@ def test_the_deadline_follows_the_length_of_the_media(db_url, db):
     made = CrashGuard(Session(db_url, 0), new_run(db), base_s=10.0, s_per_hour=3600.0)
     lengths = [{"asset_id": 1, "duration_ms": 1_800_000}, {"asset_id": 2, "duration_ms": None}]
     assert made._deadline_s(rows_table(lengths)) == 10.0 + 1800.0 + 3600.0
+
+
+@pytest.mark.parametrize(("deaths", "outcome"), [(1, "done"), (2, "failed"), (MAX_DEATHS, None)])
+def test_rows_that_kill_their_commit_fail_without_it(db, guard, deaths, outcome):
+    asset_id, made = new_asset(db, "commit"), make_spaces(db)
+    row = computed_row(asset_id, claimed(db, guard._run_id, asset_id)) | {"lanes": list(LANES)}
+    die(db, guard, asset_id, stage="commit", times=deaths)
+    out = run_stage(Commit(guard._session, guard._run_id, made), as_table([row]))
+    assert out["outcome"].to_pylist() == [outcome]
+    assert (out["error"][0].as_py() is not None) == (outcome is None)
+    failures = db.execute("SELECT lane, failure, stage FROM failures").fetchall()
+    assert failures == ([("speech", "crash", "commit")] if outcome == "failed" else [])
+    assert (open_claims(db) == []) == (outcome is not None)
+
+
+def test_a_database_that_was_away_is_charged_to_nobody(db, db_url):
+    asset_id, run_id, made = new_asset(db, "away"), new_run(db), make_spaces(db)
+    for _ in range(4):
+        row = {**computed_row(asset_id, claimed(db, run_id, asset_id)), "lanes": list(LANES), "duration_ms": 1}
+        with line_to(db_url) as line, closing(Session(line.url, 0)) as away:
+            line.cut()
+            out = run_stage(Double(), as_table([row]), CrashGuard(away, run_id, 60.0, 0.0))
+        [error] = out["error"].to_pylist()
+        assert (error["failure"], error["attempts"]) == ("transient", 0)
+        assert commit_row(db, run_id, {**row, "error": error}, made, 0.01) == "retry"
+    assert db.execute("SELECT DISTINCT attempts FROM units").fetchall() == [(0,)]
+
+
+def test_a_place_whose_processes_keep_dying_while_they_load_is_given_up(db, guard):
+    with guard.loading(None):
+        assert open_claims(db) == []
+    die(db, guard, -5, stage="loading", times=2)
+    with guard.loading(-5):
+        assert len(open_claims(db)) == 3
+    assert open_claims(db) == []
+    die(db, guard, -5, stage="loading", times=3)
+    with pytest.raises(RuntimeError, match="3 processes died"), guard.loading(-5):
+        pass
+    with guard.loading(-6):
+        pass

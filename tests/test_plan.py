@@ -74,3 +74,8 @@ def test_sound_that_hops_between_pools_has_room_in_the_object_store():
     six_hours_s = 21_600
     assert object_store_bytes(fused, six_hours_s) == object_store_bytes(fused, 1)
     assert object_store_bytes(split, six_hours_s) > 2 * six_hours_s * 32_000
+
+
+def test_actors_on_cards_take_only_cpus_beside_them():
+    plan = make_plan(LONG, [Node(64, 256), Node(8, 64, (80.0,)), Node(16, 64, (80.0, 80.0))], CHAIN)
+    assert [(group.actors, group.cpus_each) for group in plan.groups] == [(3, 3.6), (3, 3.6)]

@@ -12,7 +12,7 @@ from cluster.errors import RushesError
 from cluster.plan import Group
 from cluster.settings import load_settings
 from jobs.ray_context import knock, no_progress_timeout_s
-from jobs.ray_errors import missing_room
+from jobs.ray_errors import _check_nodes, missing_room
 from jobs.runners import longest_row_s
 
 
@@ -39,3 +39,10 @@ def test_what_has_no_room_is_named_with_its_sum():
     assert missing_room(groups, {"CPU": 2.0, "GPU": 1.2}) == []
     assert missing_room(groups, {"CPU": 1.5, "GPU": 1.2}) == [("CPU", 2.0, 1.5)]
     assert missing_room(groups, {"CPU": 2.0}) == [("GPU", 1.2, 0.0)]
+
+
+def test_an_actor_that_fits_on_no_node_is_refused_at_once():
+    nodes = [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}]
+    _check_nodes([Group("speak", (), 1, 8.0, 1, 0.45)], nodes)
+    with pytest.raises(RushesError, match=r"one speak actor of 32 CPU, 0.45 GPU fits on no node \(64 CPU and 0 GPU, 8"):
+        _check_nodes([Group("speak", (), 1, 32.0, 1, 0.45)], nodes)

@@ -101,3 +101,30 @@ def test_a_killed_driver_loses_nothing(runner, db_url, files):
     assert_the_rest_is_done(db_url, files, done)
     with open_connection(db_url) as conn:
         assert sorted(conn.execute("SELECT state FROM runs").fetchall()) == [("dead",), ("done",)]
+
+
+@pytest.mark.parametrize("runner", ["worker", "ray"])
+def test_an_interrupt_waits_for_the_commit_in_progress(runner, db, db_url, tmp_path):
+    """Past the gate and held up by a lock; whoever ends the actor first takes its work along."""
+    folder = tmp_path / "one"
+    folder.mkdir()
+    write_wav(folder / "a.wav", read_call()[3 * 16_000 :][: 5 * 16_000], 16_000)
+    process, deadline = start(db_url, folder, runner), time.monotonic() + PATIENCE_S
+    try:
+        with open_connection(db_url) as blocker, blocker.transaction():
+            until(db, "SELECT 1 FROM units WHERE state = 'running'", deadline)
+            blocker.execute("LOCK TABLE segments IN ACCESS EXCLUSIVE MODE")
+            until(db, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'", deadline)
+            process.send_signal(signal.SIGINT)
+            time.sleep(1.5)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in err) == (130, False), (out, err)
+    finally:
+        finish(process)
+    assert db.execute("SELECT DISTINCT state FROM units").fetchall() == [("done",)]
+
+
+def until(db, query, deadline):
+    while db.execute(query).fetchone() is None:
+        assert time.monotonic() < deadline, query
+        time.sleep(0.02)

@@ -10,6 +10,7 @@ from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
 from cluster.db.patience import Session
 from cluster.db.results import commit_row
+from cluster.errors import RushesError
 from tests.corpus_rows import LANES, PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 
 
@@ -243,3 +244,10 @@ def test_a_row_the_database_refuses_fails_alone(db_url, db):
     [failure] = report.open_failures(db, report.FailureFilter())
     assert (failure["asset_id"], failure["failure"], failure["stage"]) == (ids[0], "bug", "commit")
     assert counts(db)["segments"] == 4
+
+
+def test_a_run_that_was_taken_for_dead_before_its_start_was_heard_does_not_start(db):
+    run_id = new_run(db)
+    db.execute("UPDATE runs SET state = 'dead'")
+    with pytest.raises(RushesError, match="taken for dead"):
+        runs.start_run(db, run_id, "ingest", {})

@@ -210,3 +210,12 @@ def test_a_column_must_be_declared():
 
     with pytest.raises(ColumnError, match=r"mood.*cluster/types\.py"):
         check_columns([Odd()], ROW)
+
+
+def test_a_message_that_no_database_takes_is_told_all_the_same():
+    class Garbled(Double):
+        def process(self, table):
+            raise BadMediaError("tag \udcff of a\0b")
+
+    out = run_stage(Garbled(), rows_table([{"asset_id": 1, "lanes": ["speech"]}]))
+    assert out["error"][0].as_py()["message"] == "tag ? of a\N{REPLACEMENT CHARACTER}b"

@@ -101,3 +101,11 @@ def test_leaving_does_not_wait_for_a_database_that_is_away(db_url):
         assert time.monotonic() - began < 60
         with pytest.raises(DatabaseAwayError):
             watch.check()
+
+
+def test_whatever_ends_the_watch_is_said_to_the_driver(db_url):
+    session = Session(db_url, 30, on_connect=lambda conn: conn.execute("SELECT 1 FROM nowhere"))
+    with Watch(session, 0.01) as watch:
+        until(lambda: not watch._thread.is_alive())
+        with pytest.raises(RushesError, match=r"cannot be held.*nowhere"):
+            watch.check()

@@ -245,6 +245,31 @@ def postpone_units(
     )
 
 
+def settled_by(
+    conn: psycopg.Connection[Any],
+    run_id: UUID,
+    asset_ids: Sequence[int],
+    prints: Mapping[str, str],
+    lanes: Sequence[str],
+) -> dict[int, str]:
+    """What became of those assets that wait for nothing: `failed` or `done` by the run, or `taken` by another one."""
+    rows = conn.execute(
+        "SELECT asset_id, CASE WHEN bool_or(state = 'failed' AND run_id = %(run)s) THEN 'failed'"
+        "  WHEN bool_or(state = 'done' AND run_id = %(run)s) AND NOT bool_or(state = 'running') THEN 'done'"
+        "  ELSE 'taken' END"
+        " FROM units WHERE asset_id = ANY(%(ids)s)"
+        "  AND (lane, fingerprint) IN (SELECT * FROM unnest(%(lanes)s::text[], %(prints)s::text[]))"
+        " GROUP BY asset_id HAVING NOT bool_or(state = 'pending')",
+        {
+            "run": run_id,
+            "ids": list(asset_ids),
+            "lanes": list(lanes),
+            "prints": [prints[lane] for lane in lanes],
+        },
+    )
+    return dict(rows.fetchall())
+
+
 def count_states(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
 ) -> dict[str, int]:

@@ -44,9 +44,10 @@ logger = logging.getLogger(__name__)
 
 
 class DatabaseAwayError(RushesError, StageError):
-    """The database stayed away for longer than anyone may wait; on a row it is a transient failure."""
+    """The database stayed away for longer than anyone may wait; a transient failure, charged to no row."""
 
     failure = FailureClass.TRANSIENT
+    attempts = 0
     about_rows = False
 
 

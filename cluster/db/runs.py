@@ -24,17 +24,25 @@ def gate_key(run_id: UUID) -> int:
 
 
 def start_run(conn: psycopg.Connection[Any], run_id: UUID, kind: str, config: dict[str, Any]) -> None:
-    """Record the run and hold its lock for as long as `conn` lives."""
+    """Record the run and hold its lock for as long as `conn` lives.
+
+    Safe to repeat; `RushesError` when another command took the run for dead between two attempts.
+    """
     conn.execute("SELECT pg_advisory_lock(%s)", (lock_key(run_id),))
     conn.execute(
         "INSERT INTO runs (run_id, kind, config) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (run_id, kind, Jsonb(config)),
     )
+    _check_alive(conn, run_id)
 
 
 def hold_run(conn: psycopg.Connection[Any], run_id: UUID) -> None:
     """Take the run's lock again on a new connection; `RushesError` when the run was given up meanwhile."""
     take_lock(conn, lock_key(run_id))
+    _check_alive(conn, run_id)
+
+
+def _check_alive(conn: psycopg.Connection[Any], run_id: UUID) -> None:
     row = conn.execute("SELECT state FROM runs WHERE run_id = %s", (run_id,)).fetchone()
     if row is not None and row[0] != "running":
         raise RushesError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Self
 
+from cluster.db.connect import first_line
 from cluster.db.patience import Session
 from cluster.errors import RushesError
 
@@ -46,4 +47,7 @@ class Watch:
                 self._session.run(lambda conn: conn.execute("SELECT 1").fetchone())
             except RushesError as error:
                 self._error = error
+                return
+            except Exception as error:  # noqa: BLE001 - a watch that ends unsaid leaves the driver without a lock
+                self._error = RushesError(f"the run cannot be held any longer: {first_line(error)}")
                 return

@@ -33,10 +33,10 @@ class LineReporter:
             self._say(f"registered {done}/{total} new or changed files")
 
     def planned(self, plan: Any, work: Any) -> None:
-        """Called once, before models load."""
+        """Called before each pass."""
         from cluster.plan import explain
 
-        self._begun, self._work_s = time.monotonic(), work.media_s
+        self._begun, self._work_s, self._done_s = time.monotonic(), work.media_s, 0.0
         lines = (
             explain(plan, work)
             if self._verbose
