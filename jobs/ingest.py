@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -236,7 +237,11 @@ class _Ingest:
 
     def _reconcile(self, made: Mapping[str, spaces.Space], state: str) -> Summary:
         summary = self.summary
-        summary.wall_s = since_first_claim(self.job) or 0.0
+        # Measured once: a claim that is made again forgets when it was made first.
+        if summary.start_up_s:
+            summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
+        else:
+            summary.wall_s = since_first_claim(self.job) or 0.0
         summary.notes.extend((*summary.lost.values(), *summary.elsewhere.values()))
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
         summary.outputs = self.session.run(lambda conn: report.run_outputs(conn, self.run_id))

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.db.connect import open_connection
+from tests.archive import read_call, run
+from tests.media_factory import write_wav
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -111,3 +115,26 @@ def test_inputs_come_from_lists_globs_and_standard_input(corpus_url, media, tmp_
         env={**os.environ, "RUSHES_DATABASE_URL": corpus_url},
     )  # fmt: skip
     assert json.loads(done.stdout)["known"] == {"done": 1}
+
+
+def test_retry_takes_another_source_when_the_first_is_gone_and_leaves_orphans(db_url, tmp_path):
+    call = read_call()[3 * 16_000 : 8 * 16_000]
+    for name in ("a", "b"):
+        write_wav(tmp_path / f"{name}.wav", call, 16_000)
+    hurried = {"decode_base_s": 1e-9, "decode_s_per_hour": 1e-9}
+    assert run(db_url, [str(tmp_path)], hurried).failed == 1
+    (tmp_path / "a.wav").unlink()
+    again = rushes("failures", "retry", url=db_url)
+    assert again.returncode == 0, again.stderr
+    assert "1 ok" in again.stdout
+    assert "gone" not in again.stderr
+
+    run(db_url, [str(tmp_path / "b.wav")], hurried, force=True)
+    write_wav(tmp_path / "b.wav", call[::-1], 16_000)
+    (tmp_path / "a.wav").unlink(missing_ok=True)
+    with open_connection(db_url) as conn:
+        conn.execute("DELETE FROM sources WHERE uri LIKE '%/a.wav'")
+    assert rushes("failures", "retry", url=db_url).returncode == 0
+    with open_connection(db_url) as conn:
+        states = conn.execute("SELECT state, count(*) FROM units GROUP BY state ORDER BY state").fetchall()
+    assert states == [("done", 3), ("failed", 1), ("skipped", 2)]

@@ -75,14 +75,18 @@ def reset_units(
 
 
 def retry_units(conn: psycopg.Connection[Any], chosen: Collection[tuple[int, str]], prints: Mapping[str, str]) -> None:
-    """Put exactly these failed (asset, lane) back to pending, and the children that were skipped with them."""
+    """Put exactly these failed (asset, lane) back to pending, and the children that were skipped with them.
+
+    An asset that no source leads to any more is left alone: nothing could read it.
+    """
     pairs = sorted({(asset_id, name) for asset_id, lane in chosen for name in (lane, *children([lane]))})
     conn.execute(
         "UPDATE units u SET state = 'pending', reason = NULL, run_id = NULL, attempts = 0, not_before = NULL"
         " FROM unnest(%s::bigint[], %s::text[], %s::text[]) t(asset_id, lane, fingerprint)"
         " WHERE (u.asset_id, u.lane, u.fingerprint) = (t.asset_id, t.lane, t.fingerprint)"
         " AND ((u.state = 'failed' AND (t.asset_id, t.lane) IN (SELECT * FROM unnest(%s::bigint[], %s::text[])))"
-        "   OR (u.state = 'skipped' AND u.reason = %s))",
+        "   OR (u.state = 'skipped' AND u.reason = %s))"
+        " AND EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = u.asset_id)",
         ([a for a, _ in pairs], [lane for _, lane in pairs], [prints[lane] for _, lane in pairs],
          [a for a, _ in sorted(chosen)], [lane for _, lane in sorted(chosen)], PARENT_FAILED),
     )  # fmt: skip

@@ -97,6 +97,15 @@ def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[
     )
 
 
+def sources_of(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int, list[str]]:
+    """Asset -> its sources."""
+    rows = conn.execute(
+        "SELECT asset_id, array_agg(uri ORDER BY uri) FROM sources WHERE asset_id = ANY(%s) GROUP BY asset_id",
+        (list(asset_ids),),
+    )
+    return dict(rows.fetchall())
+
+
 def failure_history(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
     """Every failure of one asset, oldest first."""
     return _dicts(

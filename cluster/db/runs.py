@@ -52,7 +52,7 @@ def _check_alive(conn: psycopg.Connection[Any], run_id: UUID) -> None:
 
 
 def finish_run(conn: psycopg.Connection[Any], run_id: UUID, state: str, summary: dict[str, Any]) -> None:
-    """Record how the run ended and let its lock go; its unfinished units return to pending."""
+    """Record how the run ended; its unfinished units return to pending. Its lock goes, if `conn` holds it."""
     with conn.transaction():
         release_units(conn, run_id)
         conn.execute(

@@ -64,21 +64,28 @@ def retry(
     run: Run = None, failure: Class = None, lane: Lane = None, quiet: bool = False, config: Config = None
 ) -> None:
     """Try again exactly what failed, with the present settings."""
-    from cluster.db.report import open_failures
+    from cluster.db.report import open_failures, sources_of
     from jobs.cli.ingest import run_options
 
     with corpus(config) as conn:
         rows = open_failures(conn, checked_filter(conn, run, failure, lane))
-    failed = sorted({row["uri"] for row in rows})
-    # Path.exists raises for a name that is too long.
-    uris = [uri for uri in failed if "://" in uri or os.path.exists(uri)]  # noqa: PTH110
-    for uri in sorted(set(failed) - set(uris)):
-        typer.echo(f"gone: {uri}", err=True)
+        sources = sources_of(conn, [row["asset_id"] for row in rows if row["asset_id"] is not None])
+    uris = set()
+    for row in rows:
+        found = [uri for uri in sources.get(row["asset_id"], [row["uri"]]) if _is_there(uri)]
+        uris.update(found[:1])
+        if not found:
+            typer.echo(f"gone: {row['uri']}", err=True)
     if not uris:
-        typer.echo("nothing failed" if not failed else "nothing left to retry")
+        typer.echo("nothing failed" if not rows else "nothing left to retry")
         return
     units = frozenset((row["asset_id"], row["lane"]) for row in rows if row["asset_id"] is not None)
-    run_options(config, inputs=uris, retry_units=units, quiet=quiet)
+    run_options(config, inputs=sorted(uris), retry_units=units, quiet=quiet)
+
+
+def _is_there(uri: str) -> bool:
+    # Path.exists raises for a name that is too long.
+    return "://" in uri or os.path.exists(uri)  # noqa: PTH110
 
 
 def checked_filter(conn: Any, run: str | None, failure: str | None, lane: str | None) -> Any:
