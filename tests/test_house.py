@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,21 @@ def test_no_file_is_over_400_lines_and_the_usual_one_is_about_120():
     lengths = {path: len(path.read_text("utf-8").splitlines()) for path in FILES}
     assert {str(path) for path, length in lengths.items() if length > 400} == set()
     assert median(lengths.values()) <= 150
+
+
+def test_no_test_file_is_over_400_lines():
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "tests").glob("*.py")}
+    assert {name for name, length in lengths.items() if length > 400} == set()
+
+
+def test_every_guarantee_names_tests_that_exist():
+    named = re.findall(r"`(?:(test_\w+\.py))?(?:::(test_\w+))?`", (ROOT / "docs/guarantees.md").read_text("utf-8"))
+    assert len(named) > 30
+    where = ""
+    for file, test in named:
+        where = file or where
+        text = (ROOT / "tests" / where).read_text("utf-8")
+        assert not test or f"def {test}(" in text, (where, test)
 
 
 def test_no_function_is_over_60_lines_and_the_usual_one_is_short():
