@@ -133,7 +133,9 @@ def _complaints(kind: Kind, ends: Sequence[Ended]) -> list[str]:
 
 def _compare(outcome: Outcome, reference: Verdict, found: Verdict) -> None:
     outcome.differences = differences(reference.dump, found.dump)
-    outcome.charges = [" ".join(charge) for charge in (found.charges - reference.charges).elements()]
+    outcome.charges = [
+        " ".join((Path(uri).name, *rest)) for uri, *rest in (found.charges - reference.charges).elements()
+    ]
     outcome.problems += found.broken
     if outcome.charges and outcome.blow.kind not in CHARGED:
         outcome.problems.append(f"charged: {'; '.join(outcome.charges)}")
