@@ -12,7 +12,7 @@ from cluster.db.spaces import Space
 from cluster.errors import RushesError
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
 from jobs.job import Job
-from jobs.ray_context import ray_session
+from jobs.ray_context import prints_to, ray_session
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
 from jobs.summary import run_folder
@@ -121,12 +121,16 @@ class Execution:
             self._consume(work, plan, lambda: run_worker_rows(worker, rows))
             return
         longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
-        with ray_session(
-            address=job.options.address,
-            cpus=this_node(job.settings).cpus,
-            niceness=job.settings.worker_niceness,
-            object_store_bytes=object_store_bytes(plan, longest_s),
-        ) as nodes:
+        log_path = run_folder(job.settings.data_dir, spec.run_id) / "ray.log"
+        with (
+            prints_to(log_path),
+            ray_session(
+                address=job.options.address,
+                cpus=this_node(job.settings).cpus,
+                niceness=job.settings.worker_niceness,
+                object_store_bytes=object_store_bytes(plan, longest_s),
+            ) as nodes,
+        ):
             if job.options.address is not None:
                 plan = plan_for(job, work, nodes)
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))

@@ -7,7 +7,8 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import RushesError
@@ -68,6 +69,22 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
             ray.shutdown()
 
 
+@contextmanager
+def prints_to(log_path: Path) -> Iterator[None]:
+    """Send what is printed to a log, or nowhere when there is no room for one.
+
+    Ray prints the death of every actor, with its traceback, to standard output, where `--json` answers;
+    log_to_driver does not silence it.
+    """
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log: Any = log_path.open("a", encoding="utf-8")
+    except OSError:
+        log = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
+    with log, redirect_stdout(log):
+        yield
+
+
 def _join(address: str, common: dict[str, Any]) -> None:
     knock(address)
     import ray
@@ -123,7 +140,8 @@ def set_data_context(longest_row_s: float) -> None:
     context.enable_progress_bars = False
     context.enable_auto_log_stats = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What ends a run is said in one line of ours (ray_errors); Ray's own traceback stays in its log files.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def no_progress_timeout_s(longest_row_s: float) -> float:

@@ -43,7 +43,9 @@ def test_a_share_that_something_else_holds_is_refused_with_the_sum():
 
 @pytest.mark.parametrize("runner", ["worker", "ray"])
 @pytest.mark.parametrize("action", ["raise", "exit"])
-def test_models_that_do_not_load_end_the_run_with_the_reason(runner, action, db_url, clip, tmp_path, monkeypatch):
+def test_models_that_do_not_load_end_the_run_with_the_reason(
+    runner, action, db_url, clip, tmp_path, monkeypatch, capsys
+):
     fault = {"point": "loading", "action": action, "folder": str(tmp_path / "fault"), "always": True}
     monkeypatch.setenv(VARIABLE, json.dumps(fault))
     summary = run(db_url, [str(clip)], {"runner": runner})
@@ -51,6 +53,7 @@ def test_models_that_do_not_load_end_the_run_with_the_reason(runner, action, db_
     [note] = [note for note in summary.notes if note.startswith("error")]
     assert "the models do not load" in note
     assert "fault at loading" in note
+    assert "Traceback" not in capsys.readouterr().out
     monkeypatch.delenv(VARIABLE)
     assert run(db_url, [str(clip)]).ok == 1
 

@@ -18,6 +18,8 @@ class LineReporter:
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self._quiet, self._verbose = quiet, verbose
+        # Held, because a runner may send what others print elsewhere.
+        self._out = sys.stdout
         self._last = self._begun = time.monotonic()
         self._work_s = self._done_s = 0.0
 
@@ -75,7 +77,7 @@ class LineReporter:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            typer.echo(text)
+            typer.echo(text, file=self._out)
 
 
 class LiveReporter(LineReporter):
