@@ -21,8 +21,6 @@ from jobs.interrupt import commit_first
 
 # After so many deaths not even the failure is written: the row comes back without an outcome.
 MAX_DEATHS = 2 * MAX_ATTEMPTS[FailureClass.CRASH]
-# A commit may wait for a lock or for a database that is away: nobody calls it overdue.
-NO_DEADLINE_S = 1e9
 KEEPS = ("asset_id", "sha256", "uri", "duration_ms", "lanes", "error", "timings")
 
 
@@ -62,7 +60,7 @@ class Commit(DatabaseStage):
         """Open a crash claim, which the commit itself settles; returns how many commits of the row died before."""
         claim_id = uuid4()
         found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id]))
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id], NO_DEADLINE_S))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id]))
         return found[asset_id].count if found else 0
 
     def _commit(self, row: dict[str, Any]) -> str | None:

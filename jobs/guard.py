@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +12,14 @@ from uuid import UUID, uuid4
 
 import pyarrow as pa
 
-from cluster.db.crash_claims import OpenClaims, close_claim, forget_claims, left_open, open_claim
+from cluster.db.crash_claims import OpenClaims, close_claim, forget_claims, left_open, mark_overdue, open_claim
 from cluster.db.patience import Session
 from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
 from cluster.guard import SuspectError
 from cluster.retry import MAX_ATTEMPTS
 
 MS_PER_HOUR = 3_600_000
+LAST_WORDS_S = 10.0
 LOADING = "loading"
 # One that dies while it loads may have met a bad moment, a third time is no moment.
 MAX_LOAD_DEATHS = 3
@@ -27,8 +30,8 @@ class CrashGuard:
     """Notes what the process works on, so that a death is charged to the row that caused it.
 
     A call may take `base_s` plus `s_per_hour` for each hour of its media, one hour where the length is
-    unknown. One that takes longer ends the process, from a thread that needs no lock of the interpreter;
-    the open claim then says which row it was.
+    unknown. One that takes longer marks its claim as overdue and ends the process. Where native code holds
+    the interpreter, a thread that needs no lock of it ends the process a little later, unmarked.
     """
 
     def __init__(self, session: Session, run_id: UUID, base_s: float, s_per_hour: float) -> None:
@@ -42,10 +45,14 @@ class CrashGuard:
         self._check(stage, ids)
         claim_id, deadline_s = uuid4(), self._deadline_s(part)
         self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, deadline_s))
-        faulthandler.dump_traceback_later(deadline_s, exit=True, file=STDERR_FD)
+        timer = threading.Timer(deadline_s, self._end_process, (claim_id,))
+        timer.daemon = True
+        timer.start()
+        faulthandler.dump_traceback_later(deadline_s + LAST_WORDS_S, exit=True, file=STDERR_FD)
         try:
             yield
         finally:
+            timer.cancel()
             faulthandler.cancel_dump_traceback_later()
             self._session.run(lambda conn: close_claim(conn, self._run_id, claim_id, ids))
 
@@ -64,9 +71,14 @@ class CrashGuard:
                 f"{found[slot].count} processes died while they loaded them, most often because memory ends"
             )
         claim_id = uuid4()
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [slot], self._base_s))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [slot]))
         yield
         self._session.run(lambda conn: forget_claims(conn, self._run_id, slot))
+
+    def _end_process(self, claim_id: UUID) -> None:
+        self._session.run(lambda conn: mark_overdue(conn, self._run_id, claim_id))
+        faulthandler.dump_traceback(file=STDERR_FD)
+        os._exit(1)
 
     def _check(self, stage: str, ids: list[int]) -> None:
         found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from uuid import uuid4
 
@@ -87,12 +88,28 @@ def test_deaths_of_another_run_are_not_counted(db, guard):
 
 
 def test_an_overdue_claim_is_a_timeout_at_once(db, guard):
-    crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [7], 0.0)
-    with pytest.raises(HangError, match="longer than its deadline of 0 s"), guard.watch("double", rows([7])):
+    claim_id = uuid4()
+    crash_claims.open_claim(db, guard._run_id, claim_id, "double", [7], 3.0)
+    crash_claims.mark_overdue(db, guard._run_id, claim_id)
+    with pytest.raises(HangError, match="longer than its deadline of 3 s"), guard.watch("double", rows([7])):
         pass
     die(db, guard, 8, times=2)
     with pytest.raises(ProcessDiedError), guard.watch("double", rows([8])):
         pass
+
+
+def test_work_that_passes_its_deadline_marks_its_claim_and_ends_the_process(db, guard, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("jobs.guard.os._exit", lambda code: ended.set())
+    hurried = CrashGuard(guard._session, guard._run_id, base_s=0.05, s_per_hour=0.0)
+
+    class Slow(Double):
+        def process(self, table):
+            assert ended.wait(20)
+            assert db.execute("SELECT asset_id, overdue FROM crash_claims").fetchall() == [(7, True)]
+            return super().process(table)
+
+    assert run_stage(Slow(), rows([7]), hurried)["error"][0].as_py() is None
 
 
 def test_in_a_batch_only_the_row_that_kills_is_charged(db, guard):

@@ -30,7 +30,7 @@ def open_claim(
     claim_id: UUID,
     stage: str,
     asset_ids: Sequence[int],
-    deadline_s: float,
+    deadline_s: float = 0.0,
 ) -> None:
     """Note that `stage` begins on these assets; repeating it changes nothing."""
     conn.execute(
@@ -49,13 +49,17 @@ def close_claim(conn: psycopg.Connection[Any], run_id: UUID, claim_id: UUID, ass
     )
 
 
+def mark_overdue(conn: psycopg.Connection[Any], run_id: UUID, claim_id: UUID) -> None:
+    """Note that the work passed its deadline: the process ends itself now."""
+    conn.execute("UPDATE crash_claims SET overdue = true WHERE run_id = %s AND claim_id = %s", (run_id, claim_id))
+
+
 def left_open(
     conn: psycopg.Connection[Any], run_id: UUID, stage: str, asset_ids: Sequence[int]
 ) -> dict[int, OpenClaims]:
     """What earlier attempts of the run left open in `stage`, by asset."""
     rows = conn.execute(
-        "SELECT asset_id, count(*), max(deadline_s),"
-        " bool_or(now() >= opened_at + make_interval(secs => deadline_s))"
+        "SELECT asset_id, count(*), max(deadline_s), bool_or(overdue)"
         " FROM crash_claims WHERE run_id = %s AND asset_id = ANY(%s) AND stage = %s GROUP BY asset_id",
         (run_id, list(asset_ids), stage),
     )

@@ -9,7 +9,8 @@ CREATE UNLOGGED TABLE crash_claims (
     run_id     uuid NOT NULL,
     stage      text NOT NULL,
     deadline_s double precision NOT NULL,
-    opened_at  timestamptz NOT NULL DEFAULT now(),
+    overdue    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (run_id, asset_id, claim_id)
 );
 COMMENT ON TABLE crash_claims IS 'work that may end its process; a claim still open when the row comes back is a crash';
+COMMENT ON COLUMN crash_claims.overdue IS 'the deadline passed: the process ended itself, and the crash is a hang';
