@@ -12,6 +12,7 @@ from typing import Any
 from actors.lanes import cache_dir, fingerprints, speech_chain
 from cluster.db import ledger, report, runs, spaces
 from cluster.db.connect import Database, database_errors, find_database
+from cluster.db.filter import matching
 from cluster.db.migrate import migrate, pending
 from cluster.db.patience import DatabaseAwayError, Session
 from cluster.db.register import all_asset_ids, new_refusals
@@ -135,13 +136,20 @@ class _Ingest:
 
     def _work(self, files: Sequence[SourceFile], same: Mapping[str, int], refused: Refusals) -> Summary:
         registered = self._register(files, refused)
-        ids = sorted({*same.values(), *registered.assets}) if self._named() else self.session.run(all_asset_ids)
+        ids = self._chosen(sorted({*same.values(), *registered.assets}) if self._named() else None)
         rows = self._pending(ids, [*same, *registered.asset_ids], registered)
         if not rows and not registered.unreadable and not registered.no_content:
             return self._nothing(ids)
         if self.summary.run_id is None:
             self._begin()
         return self._execute(rows, registered)
+
+    def _chosen(self, ids: Sequence[int] | None) -> list[int]:
+        """The assets this call may touch, of `ids` or of everything registered."""
+        found = self.session.run(all_asset_ids) if ids is None else list(ids)
+        if not self.options.chosen:
+            return found
+        return self.session.run(lambda conn: matching(conn, self.options.chosen, found))
 
     def _named(self) -> bool:
         return bool(self.options.inputs or self.options.list_files)
@@ -202,7 +210,7 @@ class _Ingest:
         return made
 
     def _dry_run(self, unread: int, ids: Sequence[int], found: Sequence[str]) -> Summary:
-        rows = self._pending(ids if self._named() else self.session.run(all_asset_ids), found, Registered())
+        rows = self._pending(self._chosen(ids if self._named() else None), found, Registered())
         work = work_of(rows)
         self.summary.state, self.summary.planned = "dry-run", len(rows)
         self.summary.media_h = work.media_s / 3600

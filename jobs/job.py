@@ -10,6 +10,7 @@ from typing import Any, Protocol, TextIO
 from uuid import UUID
 
 from cluster.db.connect import Database
+from cluster.db.filter import AssetFilter
 from cluster.db.patience import Session
 from cluster.plan import Plan, Work
 from cluster.selection import FailureLimit
@@ -25,6 +26,7 @@ class IngestOptions:
     list_files: Sequence[str] = ()
     stdin: TextIO | None = None
     lanes: tuple[str, ...] = ("speech", "voices", "texts")
+    chosen: AssetFilter = field(default_factory=AssetFilter)
     limit: int | None = None
     newest_first: bool = False
     since: datetime | None = None

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Channels = Annotated[list[str] | None, typer.Option("--channel", help="Only of this channel; may be repeated.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; may be repeated.")]
+Collections = Annotated[
+    list[str] | None, typer.Option("--collection", help="Only in this collection; may be repeated.")
+]
 
 
 def settings_from(config: Path | None, **flags: Any) -> Settings:
@@ -34,6 +39,13 @@ def corpus(config: Path | None) -> Iterator[Any]:
     database = open_database(settings_from(config))
     with database_errors(), database.connect() as conn:
         yield conn
+
+
+def asset_filter(channels: list[str] | None, tags: list[str] | None, collections: list[str] | None) -> Any:
+    """The filter that `--channel`, `--tag` and `--collection` ask for."""
+    from cluster.db.filter import AssetFilter
+
+    return AssetFilter(tuple(channels or ()), tuple(tags or ()), tuple(collections or ()))
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, print_json, set_verbosity, settings_from
+from jobs.cli.common import (
+    AsJson,
+    Channels,
+    Collections,
+    Config,
+    Tags,
+    asset_filter,
+    print_json,
+    set_verbosity,
+    settings_from,
+)
 
 Inputs = Annotated[
     list[str] | None,
@@ -44,6 +54,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens
 def ingest(
     inputs: Inputs = None,
     list_file: Lists = None,
+    channel: Channels = None,
+    tag: Tags = None,
+    collection: Collections = None,
     limit: Limit = None,
     newest_first: Newest = False,
     since: Since = None,
@@ -68,12 +81,8 @@ def ingest(
     verbose: Verbose = False,
 ) -> None:
     """Turn recordings into segments, voices and searchable text; does what is missing, and only that."""
-    from cluster.errors import UsageError
-
-    if only_missing and force:
-        raise UsageError("--only-missing and --force exclude each other: choose one")
-    if fail_fast and max_failures is not None:
-        raise UsageError(f"--fail-fast and --max-failures {max_failures} exclude each other: choose one")
+    _refuse_both("--only-missing", only_missing, "--force", force)
+    _refuse_both("--fail-fast", fail_fast, "--max-failures", max_failures is not None)
     set_verbosity(quiet, verbose)
     settings = settings_from(
         config,
@@ -87,6 +96,7 @@ def ingest(
     options = _options(
         inputs=list(inputs or ()),
         list_files=list(list_file or ()),
+        chosen=asset_filter(channel, tag, collection),
         lanes=lanes,
         limit=limit,
         newest_first=newest_first,
@@ -99,6 +109,13 @@ def ingest(
         address=address,
     )
     _run(settings, options, quiet=quiet or as_json, verbose=verbose, as_json=as_json)
+
+
+def _refuse_both(one: str, has_one: bool, other: str, has_other: bool) -> None:
+    from cluster.errors import UsageError
+
+    if has_one and has_other:
+        raise UsageError(f"{one} and {other} exclude each other: choose one")
 
 
 def run_options(config: Path | None, *, quiet: bool, **flags: Any) -> None:
