@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.deadline import deadline_s
 from cluster.errors import BadMediaError, StageError
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID
@@ -14,7 +15,6 @@ from cluster.media.hashing import ChangingError, Stamp
 from cluster.media.store import Fetched, find_registered
 from cluster.types import audio_array, with_column
 
-MS_PER_HOUR = 3_600_000
 # A file may be replaced between the look at it and its opening; one that is replaced again and again is given up.
 READS = 3
 
@@ -61,11 +61,11 @@ class Decode:
         if row["audio_stream"] is None:
             raise BadMediaError("no audio stream")
         self.decodes += 1
-        deadline_s = self._deadline_s(row["duration_ms"])
+        limit_s = self._deadline_s(row["duration_ms"])
         for _ in range(READS):
             known = self._find(row)
             try:
-                decoded = self.child.decode(known.path, row["audio_stream"], deadline_s)
+                decoded = self.child.decode(known.path, row["audio_stream"], limit_s)
             except (StageError, OSError):
                 if self._find(row) == known:
                     raise
@@ -79,5 +79,4 @@ class Decode:
         return find_registered(row["uri"], row["sha256"], stamp, self.cache_dir)
 
     def _deadline_s(self, duration_ms: int | None) -> float:
-        hours = 1.0 if duration_ms is None else duration_ms / MS_PER_HOUR
-        return self.base_s + self.s_per_hour * hours
+        return deadline_s(self.base_s, self.s_per_hour, [duration_ms])

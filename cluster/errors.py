@@ -76,6 +76,20 @@ class MediaCrashError(StageError):
     failure = FailureClass.CRASH
 
 
+def first_line(error: object) -> str:
+    """What an error says, in one line."""
+    return _lines(error)[0]
+
+
+def last_line(error: object) -> str:
+    """The end of what an error says, where nested tracebacks put the cause."""
+    return _lines(error)[-1].strip()
+
+
+def _lines(error: object) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
+
+
 _OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "can't allocate memory")
 
 

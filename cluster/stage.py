@@ -18,7 +18,7 @@ from cluster.errors import FailureClass, classify
 from cluster.faults import FaultPoint, reach
 from cluster.guard import NO_GUARD, Guard
 from cluster.lanes import children
-from cluster.types import COLUMNS, add_error, errors_of, with_column
+from cluster.types import COLUMNS, add_error, error_record, errors_of, with_column
 
 logger = logging.getLogger(__name__)
 _POINTS = {point.value: point for point in FaultPoint}
@@ -208,24 +208,16 @@ def _check(stage: Stage, before: pa.Table, after: pa.Table) -> None:
 def _failed(stage: Stage, part: pa.Table, error: BaseException) -> pa.Table:
     failure = classify(error)
     said = f"exit({error.code})" if isinstance(error, SystemExit) else str(error) or type(error).__name__
-    # Neither Arrow nor PostgreSQL takes every string of Python; a failure that cannot be told would end the run.
-    message = said.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    bug = error if failure is FailureClass.BUG else None
-    level = logging.WARNING if bug else logging.INFO
-    logger.log(
-        level, "stage=%s asset_id=%s failure=%s %s", stage.name, part["asset_id"][0], failure, message, exc_info=bug
-    )
     before: dict[str, Any] | None = part["error"][0].as_py()
     asked = part["lanes"][0].as_py() or ()
     blocked = _blocked(before, asked)
     serves = stage.lanes & set(asked) - blocked
-    record = {
-        "failure": failure.value,
-        "stage": stage.name,
-        "message": message,
-        "lanes": sorted({*serves, *children(serves)} - blocked),
-        "attempts": getattr(error, "attempts", 1),
-    }
+    blocks = [*({*serves, *children(serves)} - blocked)]
+    record = error_record(failure, stage.name, said, blocks, getattr(error, "attempts", 1))
+    bug = error if failure is FailureClass.BUG else None
+    level = logging.WARNING if bug else logging.INFO
+    about = (stage.name, part["asset_id"][0], failure, record["message"])
+    logger.log(level, "stage=%s asset_id=%s failure=%s %s", *about, exc_info=bug)
     return _with_nulls(stage, with_column(part, "error", [add_error(before, record)]))
 
 

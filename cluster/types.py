@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.errors import FailureClass
+
 SAMPLE_RATE_HZ = 16_000
 
 WORD = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32(), "text": pa.string(), "probability": pa.float32()})
@@ -110,6 +112,18 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def errors_of(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """Every error of a row, first to last; each names the lanes it blocks, all when `lanes` is None."""
     return [] if error is None else [error, *(error.get("later") or ())]
+
+
+def error_record(
+    failure: FailureClass, stage: str, message: str, lanes: Sequence[str] | None, attempts: int = 1
+) -> dict[str, Any]:
+    """One error of a row; None of `lanes` blocks them all.
+
+    Neither Arrow nor PostgreSQL takes every string of Python; a failure that cannot be told would end the run.
+    """
+    told = message.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    blocked = None if lanes is None else sorted(lanes)
+    return {"failure": failure.value, "stage": stage, "message": told, "lanes": blocked, "attempts": attempts}
 
 
 def add_error(before: Mapping[str, Any] | None, error: dict[str, Any]) -> dict[str, Any]:

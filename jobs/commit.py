@@ -13,9 +13,9 @@ from cluster.db.crash_claims import left_open, open_claim
 from cluster.db.patience import Session
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
-from cluster.errors import FailureClass, ProcessDiedError, RushesError
+from cluster.errors import FailureClass, ProcessDiedError, RushesError, first_line
 from cluster.retry import MAX_ATTEMPTS
-from cluster.types import COLUMNS, add_error, with_column
+from cluster.types import COLUMNS, add_error, error_record, with_column
 from jobs.db_stage import DatabaseStage
 from jobs.interrupt import commit_first
 
@@ -82,10 +82,5 @@ class Commit(DatabaseStage):
 
 def _refusal(row: dict[str, Any], error: Exception) -> dict[str, Any]:
     lanes = [unit["lane"] for unit in row["units"]]
-    return {
-        "failure": classify_database(error).value,
-        "stage": Commit.name,
-        "message": str(error).strip().partition("\n")[0],
-        "lanes": lanes,
-        "attempts": getattr(error, "attempts", 1),
-    }
+    failure, attempts = classify_database(error), getattr(error, "attempts", 1)
+    return error_record(failure, Commit.name, first_line(error), lanes, attempts)

@@ -13,9 +13,9 @@ from cluster.errors import RushesError
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
 from jobs.job import Job
 from jobs.ray_context import prints_to, ray_session
+from jobs.run_files import run_log
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
 from jobs.spec import JobSpec, chain_names, settings_to_dict
-from jobs.summary import run_folder
 from jobs.worker import Worker
 
 # A row that comes back without an outcome, for whatever reason, is sent so many times.
@@ -121,7 +121,7 @@ class Execution:
             self._consume(work, plan, lambda: run_worker_rows(worker, rows))
             return
         longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
-        log_path = run_folder(job.settings.data_dir, spec.run_id) / "ray.log"
+        log_path = run_log(job.settings.data_dir, spec.run_id, "ray.log")
         with (
             prints_to(log_path),
             ray_session(
@@ -137,7 +137,7 @@ class Execution:
 
     def _worker_for(self, plan: Plan) -> Worker:
         if self.worker is None:
-            log_path = run_folder(self.job.settings.data_dir, self.spec.run_id) / "worker.log"
+            log_path = run_log(self.job.settings.data_dir, self.spec.run_id, "worker.log")
             group = plan.groups[0]
             self.worker = Worker(self.spec.to_json(), group.stages, group.threads, log_path)
         return self.worker

@@ -7,22 +7,23 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID, uuid4
 
 import pyarrow as pa
 
 from cluster.db.crash_claims import OpenClaims, close_claim, forget_claims, left_open, mark_overdue, open_claim
 from cluster.db.patience import Session
+from cluster.deadline import deadline_s
 from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
 from cluster.guard import SuspectError
 from cluster.retry import MAX_ATTEMPTS
 
-MS_PER_HOUR = 3_600_000
 LAST_WORDS_S = 10.0
 LOADING = "loading"
 # One that dies while it loads may have met a bad moment, a third time is no moment.
 MAX_LOAD_DEATHS = 3
+# Weights may come from a slow disk.
+LOAD_DEADLINE_S = 900
 STDERR_FD = 2
 
 
@@ -43,12 +44,12 @@ class CrashGuard:
         """Claim, run against the clock, take the claim back."""
         ids = part["asset_id"].to_pylist()
         self._check(stage, ids)
-        claim_id, deadline_s = uuid4(), self._deadline_s(part)
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, deadline_s))
-        timer = threading.Timer(deadline_s, self._end_process, (claim_id,))
+        claim_id, limit_s = uuid4(), self._deadline_s(part)
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, limit_s))
+        timer = threading.Timer(limit_s, self._end_process, (claim_id,))
         timer.daemon = True
         timer.start()
-        faulthandler.dump_traceback_later(deadline_s + LAST_WORDS_S, exit=True, file=STDERR_FD)
+        faulthandler.dump_traceback_later(limit_s + LAST_WORDS_S, exit=True, file=STDERR_FD)
         try:
             yield
         finally:
@@ -89,9 +90,7 @@ class CrashGuard:
                 raise _refusal(claims)
 
     def _deadline_s(self, part: pa.Table) -> float:
-        lengths: list[Any] = part["duration_ms"].to_pylist()
-        hours = sum(1.0 if ms is None else ms / MS_PER_HOUR for ms in lengths)
-        return self._base_s + self._s_per_hour * hours
+        return deadline_s(self._base_s, self._s_per_hour, part["duration_ms"].to_pylist())
 
 
 def _refusal(claims: OpenClaims) -> StageError:

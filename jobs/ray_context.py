@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.errors import RushesError
 from cluster.plan import Node
+from jobs.guard import LOAD_DEADLINE_S
 
 # A pool that releases idle actors reloads its models for the next block (5 loads for 3 slots).
 KEEP_ACTORS = {"RAY_DATA_DEFAULT_ACTOR_POOL_UTIL_DOWNSCALING_THRESHOLD": "-1"}
@@ -29,7 +30,6 @@ WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 KNOCK_S = 10.0
-START_DEADLINE_S = 900
 
 
 @contextmanager
@@ -71,17 +71,12 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
 
 @contextmanager
 def prints_to(log_path: Path) -> Iterator[None]:
-    """Send what is printed to a log, or nowhere when there is no room for one.
+    """Send what is printed to a log.
 
     Ray prints the death of every actor, with its traceback, to standard output, where `--json` answers;
     log_to_driver does not silence it.
     """
-    try:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log: Any = log_path.open("a", encoding="utf-8")
-    except OSError:
-        log = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
-    with log, redirect_stdout(log):
+    with log_path.open("a", encoding="utf-8") as log, redirect_stdout(log):
         yield
 
 
@@ -122,8 +117,8 @@ def set_data_context(longest_row_s: float) -> None:
     context.execution_options.preserve_order = False
     # One long recording alone at the tail is not a stall; its own deadlines end it long before this.
     context.execution_no_progress_timeout_s = int(no_progress_timeout_s(longest_row_s))
-    # Weights may come from a slow disk; a share that cannot be placed is refused before (check_room).
-    context.wait_for_min_actors_s = START_DEADLINE_S
+    # A share that cannot be placed is refused before (check_room).
+    context.wait_for_min_actors_s = LOAD_DEADLINE_S
     # An actor of a running pipeline that fails to load again may have met a bad moment, a third time is no moment.
     context.max_consecutive_actor_init_deaths = 2
     # A load that fails is reported, not repeated in the same process: it would fail again.

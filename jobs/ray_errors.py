@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from cluster.errors import RushesError
+from cluster.errors import RushesError, first_line, last_line
 from cluster.plan import Group
 
 ROOM_WAIT_S = 20.0
@@ -23,10 +22,10 @@ def ray_errors(groups: Sequence[Group]) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.GetTimeoutError as error:
-        raise RushesError(f"{_pools(groups)} were not ready in time: {_last_line(error)}") from error
+        raise RushesError(f"{_pools(groups)} were not ready in time: {last_line(error)}") from error
     except ExecutionTimeoutError as error:
         raise RushesError(
-            f"nothing moved on Ray for longer than the longest recording may take: {_first_line(error)}; "
+            f"nothing moved on Ray for longer than the longest recording may take: {first_line(error)}; "
             "what was committed is safe, run the same command again"
         ) from error
     except ray.exceptions.RayError as error:
@@ -34,7 +33,7 @@ def ray_errors(groups: Sequence[Group]) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    reason = _last_line(error)
+    reason = last_line(error)
     if "__init__" in str(error):
         return f"the models do not load in a Ray actor: {reason}"
     return f"Ray gave up: {reason}; what was committed is safe, run the same command again"
@@ -86,12 +85,3 @@ def missing_room(groups: Sequence[Group], free: Mapping[str, float]) -> list[tup
 
 def _pools(groups: Sequence[Group]) -> str:
     return " and ".join(f"{g.actors} {g.name} actor(s) of {g.cpus_each:g} CPU, {g.gpus_each:g} GPU" for g in groups)
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _last_line(error: Any) -> str:
-    """The cause stands at the end of Ray's nested tracebacks."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -9,13 +9,12 @@ from typing import Any
 
 from actors.inline import run_inline
 from cluster.db.ledger import PendingRow
+from cluster.deadline import deadline_s
 from cluster.plan import Node, Plan
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
 from jobs.worker import Worker
-
-MS_PER_HOUR = 3_600_000
 
 
 def this_node(settings: Settings) -> Node:
@@ -76,5 +75,4 @@ def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings
 
 def longest_row_s(settings: Settings, duration_ms: int | None) -> float:
     """How long a row of this length may take: a healthy one spends less in all its stages than one stage may."""
-    hours = 1.0 if duration_ms is None else duration_ms / MS_PER_HOUR
-    return settings.stage_base_s + settings.stage_s_per_hour * hours
+    return deadline_s(settings.stage_base_s, settings.stage_s_per_hour, [duration_ms])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -97,11 +96,6 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         "hours_per_hour": round(summary.hours_per_hour, 3),
         "exit_code": summary.exit_code,
     }
-
-
-def run_folder(data_dir: Path, run_id: str) -> Path:
-    """Where a run keeps its summary and its worker's log."""
-    return data_dir / "runs" / run_id
 
 
 def final_line(summary: Summary) -> str:

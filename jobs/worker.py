@@ -16,16 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.environment import child_environment
 from cluster.errors import FailureClass, RushesError
+from cluster.types import error_record
+from jobs.guard import LOAD_DEADLINE_S
 from jobs.worker_main import WorkerOrder
 
-START_DEADLINE_S = 900.0
 END_S = 10.0
 # The claims stop a row in one stage at two deaths; this bounds deaths between the stages.
 MAX_DEATHS = 5
 # A worker that ends while it loads may have met a bad moment, a third time is no moment.
 MAX_STARTS = 3
-_ROOT = Path(__file__).parents[1]
 # A line that breaks in the middle of a message is an OSError of no particular kind.
 _ENDED = (EOFError, OSError)
 logger = logging.getLogger(__name__)
@@ -35,12 +36,6 @@ class Worker:
     """Runs rows in its child process; a child that dies is replaced at the next row."""
 
     def __init__(self, spec_json: str, stages: Sequence[str], threads: int, log_path: Path) -> None:
-        try:
-            log_path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            # A full disk must not cost the work, only its log.
-            logger.warning("no worker log in %s: %s", log_path.parent, error)
-            log_path = Path(os.devnull)
         level = logging.getLogger("jobs").getEffectiveLevel()
         self.order = WorkerOrder(spec_json, tuple(stages), threads, str(log_path), level, os.getpid())
         self._process: Any = None
@@ -63,7 +58,7 @@ class Worker:
             except _ENDED:
                 logger.warning("the worker ended (%s) on %s; another one takes over", self._epitaph(), row["uri"])
         message = f"{MAX_DEATHS} workers died on it outside every stage: see {self.order.log_path}"
-        error = {"failure": FailureClass.CRASH.value, "stage": "worker", "message": message}
+        error = error_record(FailureClass.CRASH, "worker", message, None)
         return {**row, "outcome": None, "error": error, "timings": []}
 
     def close(self) -> None:
@@ -94,7 +89,7 @@ class Worker:
             try:
                 self._launch()
                 self._link.send(self.order)
-                self._receive(START_DEADLINE_S)
+                self._receive(LOAD_DEADLINE_S)
                 return
             except _ENDED:
                 epitaph = self._epitaph()
@@ -115,7 +110,7 @@ class Worker:
                     stdout=subprocess.DEVNULL,
                     pass_fds=[fd],
                     process_group=0,
-                    env=_environment(),
+                    env=child_environment(),
                 )
             except OSError as error:
                 self._link.close()
@@ -139,8 +134,3 @@ class Worker:
         if code is None:
             return "it hung up and stayed"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _environment() -> dict[str, str]:
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)}

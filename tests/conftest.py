@@ -138,3 +138,41 @@ def corpus(corpus_url: str) -> Iterator[Any]:
 
     with open_connection(corpus_url) as conn:
         yield conn
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Any]:
+    """A media reader for the tests of one file."""
+    from cluster.media.child import MediaChild
+    from tests.media_reader import MEMORY
+
+    child = MediaChild(MEMORY)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def fresh() -> Iterator[Any]:
+    """A media reader of this test alone."""
+    from cluster.media.child import MediaChild
+    from tests.media_reader import MEMORY
+
+    child = MediaChild(MEMORY)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A file that takes many seconds to decode."""
+    from tests.media_factory import sparse_wav
+
+    return sparse_wav(tmp_path / "slow.wav", 1300, rate=192_000, channels=8)
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    """A second of a tone."""
+    from tests.media_factory import tone, write_wav
+
+    return write_wav(tmp_path / "tone.wav", tone(1))

@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 
 from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, MediaTimeoutError, classify
 from cluster.media import child as child_module
-from cluster.media.child import Decoded, MediaChild
+from cluster.media.child import MediaChild
 from cluster.media.hashing import ChangingError
 from cluster.media.timeline import RATE_HZ
 from cluster.types import SAMPLE_RATE_HZ
@@ -31,42 +30,7 @@ from tests.media_factory import (
     write_video,
     write_wav,
 )
-
-MEMORY = 2**28
-DEADLINE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def media() -> Iterator[MediaChild]:
-    child = MediaChild(MEMORY)
-    yield child
-    child.close()
-
-
-@pytest.fixture
-def fresh() -> Iterator[MediaChild]:
-    child = MediaChild(MEMORY)
-    yield child
-    child.close()
-
-
-@pytest.fixture
-def slow(tmp_path: Path) -> Path:
-    """A file that takes many seconds to decode."""
-    return sparse_wav(tmp_path / "slow.wav", 1300, rate=192_000, channels=8)
-
-
-@pytest.fixture
-def wav(tmp_path: Path) -> Path:
-    return write_wav(tmp_path / "tone.wav", tone(1))
-
-
-def decode(media: MediaChild, path: Path, stream: int | None = None) -> Decoded:
-    if stream is None:
-        found = media.probe(str(path), DEADLINE_S).audio_stream
-        assert found is not None
-        stream = found
-    return media.decode(str(path), stream, DEADLINE_S)
+from tests.media_reader import DEADLINE_S, decode
 
 
 def heard_s(samples: np.ndarray) -> tuple[float, float]:
@@ -76,8 +40,8 @@ def heard_s(samples: np.ndarray) -> tuple[float, float]:
 
 
 class TestSound:
-    def test_16_khz_mono_comes_back_bit_for_bit(self, media, wav):
-        decoded = decode(media, wav)
+    def test_16_khz_mono_comes_back_bit_for_bit(self, reader, wav):
+        decoded = decode(reader, wav)
         np.testing.assert_array_equal(decoded.samples, tone(1))
         assert (decoded.samples.dtype, RATE_HZ) == (np.int16, SAMPLE_RATE_HZ)
         assert decoded.sha256 == hashlib.sha256(tone(1).tobytes()).hexdigest()
@@ -86,37 +50,37 @@ class TestSound:
     @pytest.mark.parametrize(
         ("suffix", "codec"), [("mp3", "libmp3lame"), ("flac", "flac"), ("m4a", "aac"), ("opus", "libopus")]
     )
-    def test_length_and_bytes_of_every_codec(self, media, fresh, tmp_path, suffix, codec):
+    def test_length_and_bytes_of_every_codec(self, reader, fresh, tmp_path, suffix, codec):
         path = write_audio(tmp_path / f"a.{suffix}", tone(64 * 1024 / RATE_HZ), codec)
-        decoded = decode(media, path)
+        decoded = decode(reader, path)
         assert abs(len(decoded.samples) / RATE_HZ - 4.096) <= 0.02
         again = decode(fresh, path)
         assert again.sha256 == decoded.sha256 == hashlib.sha256(again.samples.tobytes()).hexdigest()
 
     @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-    def test_other_rates_keep_their_length_and_loudness(self, media, tmp_path, rate):
+    def test_other_rates_keep_their_length_and_loudness(self, reader, tmp_path, rate):
         pitch = tone(3 * rate / RATE_HZ, hz=440 * RATE_HZ / rate)
-        samples = decode(media, write_wav(tmp_path / "a.wav", pitch, rate)).samples
+        samples = decode(reader, write_wav(tmp_path / "a.wav", pitch, rate)).samples
         assert abs(len(samples) / RATE_HZ - 3) <= 0.02
         middle = samples[RATE_HZ : 2 * RATE_HZ].astype(np.float64)
         assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.3 * 32767 / np.sqrt(2), rel=0.02)
 
-    def test_channels_are_averaged_and_never_clip(self, media, tmp_path):
+    def test_channels_are_averaged_and_never_clip(self, reader, tmp_path):
         loud = tone(1, level=0.9)
-        one_side = decode(media, write_wav(tmp_path / "one.wav", np.stack([loud, silence(1)], axis=1)))
+        one_side = decode(reader, write_wav(tmp_path / "one.wav", np.stack([loud, silence(1)], axis=1)))
         np.testing.assert_allclose(one_side.samples, loud / 2, atol=2)
-        both = decode(media, write_wav(tmp_path / "both.wav", np.stack([loud, loud], axis=1)))
+        both = decode(reader, write_wav(tmp_path / "both.wav", np.stack([loud, loud], axis=1)))
         np.testing.assert_allclose(both.samples, loud, atol=2)
 
     @pytest.mark.parametrize("channels", [3, 6, 12, 17, 32, 255])
-    def test_unusual_channel_counts(self, media, tmp_path, channels):
+    def test_unusual_channel_counts(self, reader, tmp_path, channels):
         many = np.repeat(tone(1)[:, None], channels, axis=1)
-        samples = decode(media, write_wav(tmp_path / "a.wav", many)).samples
+        samples = decode(reader, write_wav(tmp_path / "a.wav", many)).samples
         assert len(samples) == RATE_HZ
         assert np.abs(samples).max() > 1000
 
     @pytest.mark.parametrize("bits", [8, 16, 24, 32])
-    def test_many_channels_are_averaged_at_every_depth(self, media, tmp_path, bits):
+    def test_many_channels_are_averaged_at_every_depth(self, reader, tmp_path, bits):
         wave = tone(1).astype(np.int32) << 16
         body = (wave >> (32 - bits))[:, None].repeat(20, axis=1)
         raw = (body + 128).astype(np.uint8).tobytes() if bits == 8 else body.astype("<i4").view(np.uint8)
@@ -124,21 +88,21 @@ class TestSound:
             raw = raw.reshape(-1, 4)[:, : bits // 8].tobytes()
         path = tmp_path / "a.wav"
         path.write_bytes(wav_header(len(raw), channels=20, bits=bits) + raw)
-        np.testing.assert_allclose(decode(media, path).samples, tone(1), atol=260 if bits == 8 else 2)
+        np.testing.assert_allclose(decode(reader, path).samples, tone(1), atol=260 if bits == 8 else 2)
 
     @pytest.mark.parametrize("stream", [1, 2])
-    def test_the_stream_asked_for_is_decoded(self, media, tmp_path, stream):
+    def test_the_stream_asked_for_is_decoded(self, reader, tmp_path, stream):
         path = write_video(tmp_path / "a.mkv", 2, tracks=[tone(2), silence(2)])
-        assert bool(np.any(decode(media, path, stream).samples)) is (stream == 1)
+        assert bool(np.any(decode(reader, path, stream).samples)) is (stream == 1)
 
-    def test_real_recordings(self, media):
+    def test_real_recordings(self, reader):
         folder = shared_media()
-        narration = decode(media, folder / "video/nasa_13013.mp4")
+        narration = decode(reader, folder / "video/nasa_13013.mp4")
         assert len(narration.samples) == pytest.approx(13.056 * RATE_HZ, abs=320)
-        assert len(decode(media, call_wav()).samples) == 30 * RATE_HZ
+        assert len(decode(reader, call_wav()).samples) == 30 * RATE_HZ
 
-    def test_a_film_is_decoded_in_place(self, media):
-        decoded = decode(media, film_clip())
+    def test_a_film_is_decoded_in_place(self, reader):
+        decoded = decode(reader, film_clip())
         assert len(decoded.samples) == pytest.approx(212.09 * RATE_HZ, abs=320)
         assert not decoded.samples.flags.writeable
         assert not decoded.samples.flags.owndata
@@ -146,62 +110,62 @@ class TestSound:
 
 class TestTimes:
     @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-    def test_sound_that_starts_late_is_padded(self, media, tmp_path, suffix):
+    def test_sound_that_starts_late_is_padded(self, reader, tmp_path, suffix):
         path = write_video(tmp_path / f"a.{suffix}", 3, tone(2), audio_start_s=0.7)
-        start, end = heard_s(decode(media, path).samples)
+        start, end = heard_s(decode(reader, path).samples)
         assert start == pytest.approx(0.7, abs=0.02)
         assert end == pytest.approx(2.7, abs=0.02)
 
-    def test_a_pause_in_the_timestamps_becomes_silence(self, media, tmp_path):
+    def test_a_pause_in_the_timestamps_becomes_silence(self, reader, tmp_path):
         path = write_audio(tmp_path / "a.mkv", tone(3), "pcm_s16le", pause=(1.024, 2.0))
-        samples = decode(media, path).samples
+        samples = decode(reader, path).samples
         assert len(samples) == 5 * RATE_HZ
         assert not np.any(samples[round(1.024 * RATE_HZ) : round(3.024 * RATE_HZ)])
         np.testing.assert_array_equal(samples[: round(1.024 * RATE_HZ)], tone(3)[: round(1.024 * RATE_HZ)])
         np.testing.assert_array_equal(samples[round(3.024 * RATE_HZ) :], tone(3)[round(1.024 * RATE_HZ) :])
 
-    def test_damaged_packets_are_left_out_and_times_hold(self, media, tmp_path):
+    def test_damaged_packets_are_left_out_and_times_hold(self, reader, tmp_path):
         path = write_audio(tmp_path / "a.mkv", tone(10), "flac")
         data = bytearray(path.read_bytes())
         third = len(data) // 3
         data[third : third + 2000] = bytes(2000)
         path.write_bytes(bytes(data))
-        decoded = decode(media, path)
+        decoded = decode(reader, path)
         assert decoded.skipped_packets > 0
         assert len(decoded.samples) == pytest.approx(10 * RATE_HZ, abs=0.3 * RATE_HZ)
         np.testing.assert_array_equal(decoded.samples[-RATE_HZ:], tone(10)[-RATE_HZ:])
 
     @pytest.mark.parametrize("seconds", [2, 12])
-    def test_timestamps_that_start_again_lose_and_add_nothing(self, media, tmp_path, seconds):
+    def test_timestamps_that_start_again_lose_and_add_nothing(self, reader, tmp_path, seconds):
         part = write_audio(tmp_path / "part.ts", tone(seconds), "mp2")
         (tmp_path / "whole.ts").write_bytes(part.read_bytes() * 2)
-        samples = decode(media, tmp_path / "whole.ts").samples
-        assert len(samples) == pytest.approx(2 * len(decode(media, part).samples), abs=160)
+        samples = decode(reader, tmp_path / "whole.ts").samples
+        assert len(samples) == pytest.approx(2 * len(decode(reader, part).samples), abs=160)
 
-    def test_a_truncated_recording_gives_what_is_there(self, media, tmp_path):
+    def test_a_truncated_recording_gives_what_is_there(self, reader, tmp_path):
         path = write_video(tmp_path / "a.mkv", 4, tone(4))
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        assert 0.5 * RATE_HZ < len(decode(media, path).samples) < 4 * RATE_HZ
+        assert 0.5 * RATE_HZ < len(decode(reader, path).samples) < 4 * RATE_HZ
 
 
 class TestTrouble:
     @pytest.mark.parametrize("content", [b"", b"words\n" * 1000, bytes(5000)])
-    def test_no_media(self, media, tmp_path, content):
+    def test_no_media(self, reader, tmp_path, content):
         path = tmp_path / "a.mp4"
         path.write_bytes(content)
         with pytest.raises(BadMediaError):
-            media.decode(path, 0, DEADLINE_S)
+            reader.decode(path, 0, DEADLINE_S)
 
-    def test_a_header_without_sound(self, media, tmp_path):
+    def test_a_header_without_sound(self, reader, tmp_path):
         path = write_wav(tmp_path / "a.wav", silence(0))
         with pytest.raises(BadMediaError, match="no sound could be decoded"):
-            media.decode(str(path), 0, DEADLINE_S)
+            reader.decode(str(path), 0, DEADLINE_S)
 
     @pytest.mark.parametrize("stream", [-1, 0, 7])
-    def test_a_stream_that_is_no_sound(self, media, tmp_path, stream):
+    def test_a_stream_that_is_no_sound(self, reader, tmp_path, stream):
         path = write_video(tmp_path / "a.mkv", 1)
         with pytest.raises(BadMediaError, match=f"stream {stream} is no sound"):
-            media.decode(str(path), stream, DEADLINE_S)
+            reader.decode(str(path), stream, DEADLINE_S)
 
     @pytest.mark.parametrize(
         ("channels", "rate", "words"),
@@ -211,41 +175,41 @@ class TestTrouble:
             (0, 16_000, "channel layout"),
         ],
     )
-    def test_absurd_rates_and_channel_counts_are_bad_media(self, media, tmp_path, channels, rate, words):
+    def test_absurd_rates_and_channel_counts_are_bad_media(self, reader, tmp_path, channels, rate, words):
         body = tone(1).tobytes()
         path = tmp_path / "a.wav"
         path.write_bytes(wav_header(len(body), rate, channels, block=channels * 2) + body)
         with pytest.raises(BadMediaError, match=words):
-            media.decode(path, 0, DEADLINE_S)
+            reader.decode(path, 0, DEADLINE_S)
 
-    def test_damage_that_ffmpeg_calls_an_io_error_is_damage(self, media, tmp_path):
+    def test_damage_that_ffmpeg_calls_an_io_error_is_damage(self, reader, tmp_path):
         """Its Matroska demuxer says EIO of a truncated element; its AAC decoder says EPERM of a damaged frame."""
         whole = write_audio(tmp_path / "whole.webm", tone(2), "libopus").read_bytes()
         path, reasons = tmp_path / "a.webm", set()
         for length in range(1, len(whole), 7):
             path.write_bytes(whole[:length])
             try:
-                media.decode(path, 0, DEADLINE_S)
+                reader.decode(path, 0, DEADLINE_S)
             except BadMediaError as error:
                 reasons.add(str(error).partition("(")[0])
         assert any("Input/output error" in reason for reason in reasons), reasons
 
-    def test_ffmpegs_own_reason_crosses_the_process(self, media, tmp_path):
+    def test_ffmpegs_own_reason_crosses_the_process(self, reader, tmp_path):
         path = write_video(tmp_path / "a.mp4", 2, tone(2))
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(BadMediaError, match="moov atom not found"):
-            media.probe(str(path), DEADLINE_S)
+            reader.probe(str(path), DEADLINE_S)
 
-    def test_a_vanished_file_keeps_its_path(self, media, tmp_path):
+    def test_a_vanished_file_keeps_its_path(self, reader, tmp_path):
         with pytest.raises(FileNotFoundError) as caught:
-            media.decode(str(tmp_path / "gone.mp4"), 0, DEADLINE_S)
+            reader.decode(str(tmp_path / "gone.mp4"), 0, DEADLINE_S)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "gone.mp4"))
 
-    def test_a_file_that_grows_while_it_is_read_is_told(self, media, slow):
+    def test_a_file_that_grows_while_it_is_read_is_told(self, reader, slow):
         writer = threading.Timer(0.3, _overwrite, (slow,))
         writer.start()
         with pytest.raises(ChangingError, match="changed while it was read") as caught:
-            media.decode(sparse_wav(slow, 120, rate=192_000, channels=8), 0, DEADLINE_S)
+            reader.decode(sparse_wav(slow, 120, rate=192_000, channels=8), 0, DEADLINE_S)
         assert classify(caught.value) == "transient"
 
     def test_a_hanging_file_costs_its_deadline_and_the_next_call_works(self, fresh, slow, wav):

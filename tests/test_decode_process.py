@@ -30,42 +30,7 @@ from tests.media_factory import (
     tone,
     write_wav,
 )
-
-MEMORY = 2**28
-DEADLINE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def media() -> Iterator[MediaChild]:
-    child = MediaChild(MEMORY)
-    yield child
-    child.close()
-
-
-@pytest.fixture
-def fresh() -> Iterator[MediaChild]:
-    child = MediaChild(MEMORY)
-    yield child
-    child.close()
-
-
-@pytest.fixture
-def slow(tmp_path: Path) -> Path:
-    """A file that takes many seconds to decode."""
-    return sparse_wav(tmp_path / "slow.wav", 1300, rate=192_000, channels=8)
-
-
-@pytest.fixture
-def wav(tmp_path: Path) -> Path:
-    return write_wav(tmp_path / "tone.wav", tone(1))
-
-
-def decode(media: MediaChild, path: Path, stream: int | None = None) -> Decoded:
-    if stream is None:
-        found = media.probe(str(path), DEADLINE_S).audio_stream
-        assert found is not None
-        stream = found
-    return media.decode(str(path), stream, DEADLINE_S)
+from tests.media_reader import DEADLINE_S, MEMORY, decode
 
 
 class TestProcess:
@@ -93,10 +58,10 @@ class TestProcess:
         np.testing.assert_array_equal(samples, tone(1))
 
     def test_a_forgotten_child_ends(self, wav):
-        media = MediaChild(MEMORY)
-        decode(media, wav)
-        pid = media.pid
-        del media
+        reader = MediaChild(MEMORY)
+        decode(reader, wav)
+        pid = reader.pid
+        del reader
         gc.collect()
         assert not Path(f"/proc/{pid}").exists()
 
@@ -284,10 +249,10 @@ def _overwrite(path: Path) -> None:
 
 def _work_until_killed(slow: Path, wav: Path, written: Path) -> None:
     try:
-        media = MediaChild(MEMORY)
-        media.probe(str(wav), DEADLINE_S)
-        written.write_text(str(media.pid))
-        media.decode(str(slow), 0, DEADLINE_S)
+        reader = MediaChild(MEMORY)
+        reader.probe(str(wav), DEADLINE_S)
+        written.write_text(str(reader.pid))
+        reader.decode(str(slow), 0, DEADLINE_S)
     finally:
         os._exit(1)
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from cluster.db.embedded import start_embedded
-from cluster.errors import FailureClass, RushesError, classify
+from cluster.errors import FailureClass, RushesError, classify, first_line
 from cluster.settings import Settings
 
 PGVECTOR_REFUSED_BELOW = (0, 8, 0)
@@ -156,8 +156,3 @@ def describe_url(url: str) -> str:
     """Host and database of a URL, without user or password."""
     parts = conninfo_to_dict(url)
     return f"{parts.get('dbname', 'postgres')} at {parts.get('host', 'localhost')}"
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

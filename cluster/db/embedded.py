@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-from cluster.errors import RushesError
+from cluster.errors import RushesError, first_line
 
 # A server that crashed replays its log before it answers: a gigabyte at most, at the speed of the disk.
 RECOVERY_WAIT_S = 120.0
@@ -35,9 +35,8 @@ def start_embedded(folder: Path) -> str:
             waited = time.monotonic() - began
             passing = isinstance(error, subprocess.SubprocessError | AssertionError)
             if not passing or waited > (RECOVERY_WAIT_S if _postmaster(folder) else LINGER_WAIT_S):
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise RushesError(
-                    f"the embedded database in {folder} does not start ({first}): see {folder / 'log'}, "
+                    f"the embedded database in {folder} does not start ({first_line(error)}): see {folder / 'log'}, "
                     "or set RUSHES_DATABASE_URL to a PostgreSQL with pgvector"
                 ) from error
             time.sleep(0.25)

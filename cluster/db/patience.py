@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from cluster.db.connect import UnreachableError, describe_url, first_line, open_connection
+from cluster.db.connect import UnreachableError, describe_url, open_connection
 from cluster.db.embedded import revive_embedded
-from cluster.errors import FailureClass, RushesError, StageError
+from cluster.errors import FailureClass, RushesError, StageError, first_line
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 # Of two transactions in a deadlock one goes through, so a few rounds settle any number of writers.

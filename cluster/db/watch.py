@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Self
 
-from cluster.db.connect import first_line
 from cluster.db.patience import Session
-from cluster.errors import RushesError
+from cluster.errors import RushesError, first_line
 
 EVERY_S = 5.0
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.environment import child_environment
 from cluster.errors import BadMediaError, MediaCrashError, MediaResourceError, MediaTimeoutError, StageError
 from cluster.media.hashing import ChangingError, Stamp
 from cluster.media.probe import Probe
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 START_DEADLINE_S = 60.0
 MESSAGE_BYTES = 1 << 16
-_ROOT = Path(__file__).parents[2]
 _MODULE = "cluster.media.child_main"
 
 
@@ -121,7 +121,8 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=self.stderr,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                # a second arena would reserve 64 MiB of the address space that the limit counts
+                env=child_environment(MALLOC_ARENA_MAX="1"),
                 process_group=0,
             )
         except BaseException:
@@ -170,16 +171,6 @@ def _end(process: subprocess.Popen[bytes], link: socket.socket, stderr: int) -> 
     process.kill()
     process.wait()
     os.close(stderr)
-
-
-def _environment() -> dict[str, str]:
-    path = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT),
-        # a second arena would reserve 64 MiB of the address space that the limit counts
-        "MALLOC_ARENA_MAX": "1",
-    }
 
 
 def _map_samples(pcm: int, samples: int) -> NDArray[np.int16]:

@@ -166,7 +166,8 @@ def write_summary(data_dir: Path, summary: Any) -> Path:
     """`runs/RUN_ID/summary.json` in the data directory."""
     import json
 
-    from jobs.summary import run_folder, summary_dict
+    from jobs.run_files import run_folder
+    from jobs.summary import summary_dict
 
     folder = run_folder(data_dir, str(summary.run_id))
     folder.mkdir(parents=True, exist_ok=True)
