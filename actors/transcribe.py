@@ -347,7 +347,7 @@ def _whisper(choice: ModelChoice, threads: int) -> Any:
     if device == "auto":
         device = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
     if device == "cuda":
-        _preload_cublas()
+        preload_cublas()
     known = ctranslate2.get_supported_compute_types(device)
     if choice.precision not in ("default", "auto") and choice.precision not in known:
         raise RushesError(
@@ -357,8 +357,11 @@ def _whisper(choice: ModelChoice, threads: int) -> Any:
     return WhisperModel(str(path), device=device, compute_type=choice.precision, cpu_threads=threads, num_workers=1)
 
 
-def _preload_cublas() -> None:
-    """ctranslate2 opens `libcublas.so.12` by name, torch brings 13: load the wheel's copy first."""
+def preload_cublas() -> None:
+    """ctranslate2 opens `libcublas.so.12` by name, torch brings 13: load the wheel's copy first.
+
+    Raises `RushesError` when there is none.
+    """
     import ctypes
     import importlib.util
     from pathlib import Path

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +20,27 @@ from cluster.errors import RushesError
 _HUB = re.compile(r"hub:(?P<repo>[^@#]+)@(?P<revision>[0-9a-f]{40})(#(?P<folder>.+))?")
 
 
-def locate(weights: str) -> Path:
-    """The local file or folder of `weights`; downloads a hub snapshot that is not there yet."""
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model hub repository at a revision of 40 hex digits; `folder` is the part of it that is meant."""
+
+    repo: str
+    revision: str
+    folder: str | None
+
+
+def locate(weights: str, *, download: bool = True) -> Path:
+    """The local file or folder of `weights`; fetches a hub snapshot that is not there yet, if it may.
+
+    Raises `RushesError` with the way out when it is nowhere.
+    """
     kind, _, rest = weights.partition(":")
     if kind == "package":
         return _package_path(rest)
     if kind == "hub":
-        return _hub_path(weights)
+        name = hub_name(weights)
+        root = _hub_root(name, download)
+        return root / name.folder if name.folder else root
     path = Path(rest if kind == "path" else weights).expanduser()
     if not path.exists():
         raise RushesError(f"no weights at {path}: put the model there, or name another with RUSHES_<ROLE>_WEIGHTS")
@@ -37,14 +53,51 @@ def identity(weights: str) -> str:
     A package answers with its version, the hub with its revision, a path with the SHA-256 over its
     files (names, sizes and bytes).
     """
-    kind, _, rest = weights.partition(":")
+    kind = weights.partition(":")[0]
     if kind == "hub":
-        _hub_match(weights)
+        hub_name(weights)
         return weights
     if kind == "package":
-        module = rest.partition("/")[0]
-        return f"{weights}=={_package_version(module)}"
+        return f"{weights}=={package_version(weights)}"
     return f"sha256:{_tree_sha256(locate(weights))}"
+
+
+def package_version(weights: str) -> str:
+    """The version of the package in `package:MODULE/PATH`; `RushesError` when it is not installed."""
+    return _package_version(weights.partition(":")[2].partition("/")[0])
+
+
+def hub_name(weights: str) -> HubName:
+    """The parts of `hub:ORG/NAME@REVISION[#FOLDER]`; `RushesError` when it is not pinned."""
+    match = _HUB.fullmatch(weights)
+    if match is None:
+        raise RushesError(
+            f"{weights} is not pinned: write hub:ORG/NAME@REVISION with the 40 hex digits of a commit, "
+            "so that the same name always means the same weights"
+        )
+    return HubName(match["repo"], match["revision"], match["folder"])
+
+
+class HubAwayError(RushesError):
+    """The hub does not answer, or may not be asked: no other snapshot would come either."""
+
+
+def fetch(name: HubName) -> Path:
+    """Bring what is missing of a hub snapshot; `RushesError` when the hub does not give it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    # it tells of every attempt on standard error; what came of them is said below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return Path(snapshot_download(name.repo, revision=name.revision))
+    except Exception as error:
+        kind = HubAwayError if isinstance(error, LocalEntryNotFoundError) else RushesError
+        raise kind(
+            f"cannot fetch {name.repo} at {name.revision[:8]} ({type(error).__name__}): check the network and HF_TOKEN "
+            "(a gated model needs its terms accepted), or put the files somewhere and name that folder with "
+            "RUSHES_<ROLE>_WEIGHTS=path:/DIR; RUSHES_PROFILE=bundled needs no download"
+        ) from error
 
 
 def _package_path(rest: str) -> Path:
@@ -68,39 +121,18 @@ def _package_version(module: str) -> str:
     raise RushesError(f"weights package {module} is not installed: run `make install` again")
 
 
-def _hub_match(weights: str) -> re.Match[str]:
-    match = _HUB.fullmatch(weights)
-    if match is None:
-        raise RushesError(
-            f"{weights} is not pinned: write hub:ORG/NAME@REVISION with the 40 hex digits of a commit, "
-            "so that the same name always means the same weights"
-        )
-    return match
-
-
-def _hub_path(weights: str) -> Path:
-    match = _hub_match(weights)
+def _hub_root(name: HubName, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repo, revision, folder = match["repo"], match["revision"], match["folder"]
     try:
-        root = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        root = _download(repo, revision)
-    return root / folder if folder else root
-
-
-def _download(repo: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, revision=revision))
-    except Exception as error:
+        return Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        if download:
+            return fetch(name)
         raise RushesError(
-            f"cannot fetch {repo} at {revision[:8]} ({type(error).__name__}): check the network and HF_TOKEN "
-            "(a gated model needs its terms accepted), or put the files somewhere and name that folder with "
-            "RUSHES_<ROLE>_WEIGHTS=path:/DIR; RUSHES_PROFILE=bundled needs no download"
+            f"{name.repo} at {name.revision[:8]} is not on this machine, or not all of it: run `rushes models pull`, "
+            "or name a folder with RUSHES_<ROLE>_WEIGHTS=path:/DIR"
         ) from error
 
 

