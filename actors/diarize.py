@@ -26,15 +26,15 @@ class Diarize:
     """Stage: `audio`, `speech` -> `turns` {start_ms, end_ms, local_speaker}, sorted by time.
 
     Local speakers are numbered from 0 in order of appearance. No speech means no turns and no model
-    call. Engine `bundled` covers all speech with turns that do not overlap; `pyannote` decides by
-    itself where speech is, and its turns may overlap. `min_speakers` and `max_speakers` bound the
-    count; equal ones fix it.
+    call; nor do turns that a person gave (`given_turns`), which stand in. Engine `bundled` covers all
+    speech with turns that do not overlap; `pyannote` decides by itself where speech is, and its turns
+    may overlap. `min_speakers` and `max_speakers` bound the count; equal ones fix it.
     """
 
     name = "diarize"
     version = 1
     lanes = frozenset({"speech"})
-    needs = ("audio", "speech")
+    needs = ("audio", "speech", "given_turns")
     adds = ("turns",)
     drops = ()
 
@@ -86,7 +86,10 @@ class Diarize:
         """Let go of the model."""
         self._model = None
 
-    def _row(self, table: pa.Table, row: int) -> list[dict[str, int]]:
+    def _row(self, table: pa.Table, row: int) -> list[dict[str, Any]]:
+        given = table.column("given_turns")[row].as_py()
+        if given is not None:
+            return given
         speech = table.column("speech")[row].as_py()
         if speech is None:
             raise StageError("the row has no speech: the stage that adds it left it null")

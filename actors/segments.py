@@ -12,6 +12,7 @@ from cluster.conversation import (
     STRAY_GAP_MS,
     Turn,
     Word,
+    segments_from_given,
     segments_from_turns,
     segments_from_utterances,
 )
@@ -22,7 +23,10 @@ Source = Literal["diarization", "whisper"]
 
 
 class Segments:
-    """Words with the diarizer's `turns`, or with the recogniser's own `utterances`, to `segments`."""
+    """Words with the diarizer's `turns`, or with the recogniser's own `utterances`, to `segments`.
+
+    Turns that a person gave (`given_turns`) outdo both.
+    """
 
     name = "segments"
     version = 1
@@ -34,7 +38,7 @@ class Segments:
         self.source = source
         self._spans = "turns" if source == "diarization" else "utterances"
         self._join = segments_from_turns if source == "diarization" else segments_from_utterances
-        self.needs: tuple[str, ...] = ("words", self._spans)
+        self.needs: tuple[str, ...] = ("words", self._spans, "given_turns")
         diarized = ("turns",) if source == "diarization" else ()
         self.drops: tuple[str, ...] = ("words", *diarized, "utterances", "speech")
 
@@ -60,8 +64,10 @@ class Segments:
 
     def _segments(self, table: pa.Table, row: int) -> list[dict[str, Any]]:
         words = [Word.from_row(word) for word in _list(table, "words", row)]
-        spans = [Turn.from_row(span) for span in _list(table, self._spans, row)]
-        return [segment.to_row() for segment in self._join(spans, words)]
+        given = table.column("given_turns")[row].as_py()
+        join = self._join if given is None else segments_from_given
+        spans = _list(table, self._spans, row) if given is None else given
+        return [segment.to_row() for segment in join([Turn.from_row(span) for span in spans], words)]
 
 
 def _list(table: pa.Table, name: str, row: int) -> list[dict[str, Any]]:

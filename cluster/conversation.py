@@ -20,6 +20,7 @@ STRAY_GAP_MS = 1_000
 # The clocks of recogniser and diarizer differ a little: a word this near to a turn is part of it.
 EDGE_MS = 250
 NO_WORDS = "no_words"
+UNKNOWN = "UNKNOWN"
 # Thai and Lao, Burmese, Chinese and Japanese with their punctuation and full-width forms
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
 _UNWRITTEN_SPACE = re.compile(f"(?<={_UNSPACED}) (?={_UNSPACED})")
@@ -139,19 +140,43 @@ def segments_from_utterances(utterances: Iterable[Turn], words: Iterable[Word]) 
     return segments_from_turns([Turn(span.start_ms, span.end_ms) for span in utterances], words)
 
 
+def segments_from_given(turns: Iterable[Turn], words: Iterable[Word]) -> list[Segment]:
+    """Segments of turns that a person gave: each turn is one segment with exactly its times.
+
+    Sorted by (start, end), then as given. Words well outside every turn form segments of nobody after them.
+    """
+    ordered_turns = sorted(turns, key=lambda turn: (turn.start_ms, turn.end_ms))
+    ordered_words = sorted(words, key=lambda word: word.start_ms)
+    owners = _owners(ordered_turns, ordered_words)
+    owned = _owned(ordered_turns, ordered_words, owners)
+    pieces = [
+        _Piece(turn.start_ms, turn.end_ms, turn.local_speaker, tuple(own))
+        for turn, own in zip(ordered_turns, owned, strict=True)
+    ]
+    pieces += [piece for stray in _stray_pieces(ordered_words, owners) for piece in _split(stray)]
+    pieces.sort(key=lambda piece: (piece.start_ms, piece.end_ms))
+    return [_segment(idx, piece) for idx, piece in enumerate(pieces)]
+
+
 def speaker_counts(segments: Iterable[Segment]) -> dict[int | None, int]:
     """Segments per local speaker, by number, the unknown last."""
     counts = Counter(segment.local_speaker for segment in segments)
     return {speaker: counts[speaker] for speaker in sorted(counts, key=_rank)}
 
 
-def describe_counts(counts: Mapping[int | None, int]) -> str:
-    """Counts as people read them: `77 segments: A 60, B 15, unknown 2`."""
+def describe_counts(counts: Mapping[int | None, int], names: Mapping[int | None, str] | None = None) -> str:
+    """Counts as people read them: `77 segments: A 60, Jo 15, unknown 2`."""
     total = sum(counts.values())
     title = f"{total} segment{'' if total == 1 else 's'}"
     speakers = sorted(counts, key=_rank)
-    parts = [f"{'unknown' if who is None else speaker_letter(who)} {counts[who]}" for who in speakers]
+    parts = [f"{'unknown' if who is None else speaker_name(who, names or {})} {counts[who]}" for who in speakers]
     return f"{title}: {', '.join(parts)}" if parts else title
+
+
+def speaker_name(local_speaker: int | None, names: Mapping[int | None, str]) -> str:
+    """The display name of a local speaker, on one line and never empty: its name, else its letter, else `UNKNOWN`."""
+    name = " ".join(names.get(local_speaker, "").split())
+    return name or (UNKNOWN if local_speaker is None else speaker_letter(local_speaker))
 
 
 def speaker_letter(number: int) -> str:
@@ -206,11 +231,16 @@ def _overlap_ms(turn: Turn, word: Word) -> int:
     return min(_end(turn), _end(word)) - max(turn.start_ms, word.start_ms)
 
 
-def _turn_pieces(turns: Sequence[Turn], words: Sequence[Word], owners: Sequence[int | None]) -> list[_Piece]:
+def _owned(turns: Sequence[Turn], words: Sequence[Word], owners: Sequence[int | None]) -> list[list[Word]]:
     owned: list[list[Word]] = [[] for _ in turns]
     for word, owner in zip(words, owners, strict=True):
         if owner is not None:
             owned[owner].append(word)
+    return owned
+
+
+def _turn_pieces(turns: Sequence[Turn], words: Sequence[Word], owners: Sequence[int | None]) -> list[_Piece]:
+    owned = _owned(turns, words, owners)
     return [
         _Piece(
             min([turn.start_ms, *(word.start_ms for word in own)]),

@@ -80,6 +80,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "mtime_ns": pa.int64(),
     "audio_stream": pa.int32(),
     "duration_ms": pa.int64(),
+    "given_turns": pa.list_(TURN),
     "lanes": pa.list_(pa.string()),
     "units": pa.list_(UNIT),
     "error": ERROR,
@@ -99,7 +100,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
 }
 ROW = (
     "asset_id", "sha256", "uri", "byte_size", "mtime_ns", "audio_stream", "duration_ms",
-    "lanes", "units", "error", "timings",
+    "given_turns", "lanes", "units", "error", "timings",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ known, so that a registration that dies goes on where it stopped.
 from __future__ import annotations
 
 import logging
+import os.path
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,9 @@ from typing import Any
 from uuid import UUID
 
 from cluster.db import register as db
-from cluster.errors import FailureClass, StageError, classify
+from cluster.db.info import apply_info
+from cluster.errors import FailureClass, RushesError, StageError, classify
+from cluster.formats.info_json import Info, read_info, sidecar_of
 from cluster.media.inputs import Listing, Refused, SourceFile
 
 PROBE_DEADLINE_S = 60.0
@@ -35,6 +38,7 @@ class Registered:
     asset_ids: dict[str, int] = field(default_factory=dict)
     unreadable: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     no_content: list[Refused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def assets(self) -> list[int]:
@@ -48,6 +52,8 @@ class _Found:
     asset: db.NewAsset | None
     failure: FailureClass | None = None
     message: str = ""
+    info: Info | None = None
+    note: str = ""
 
 
 def changed(conn: Any, listing: Listing, *, retry_unreadable: bool) -> tuple[list[SourceFile], dict[str, int]]:
@@ -97,6 +103,10 @@ def _commit(conn: Any, found: _Found, registered: Registered) -> None:
     with conn.transaction():
         asset_id = db.add_asset(conn, found.asset)
         db.add_source(conn, file.uri, asset_id, file.byte_size, file.mtime_ns, file.etag)
+        if found.info is not None:
+            apply_info(conn, asset_id, found.info)
+    if found.note:
+        registered.notes.append(found.note)
     registered.asset_ids[file.uri] = asset_id
     if found.failure is not None:
         registered.unreadable[asset_id] = (file.uri, found.failure.value, found.message)
@@ -114,7 +124,7 @@ def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
     def read(file: SourceFile) -> _Found:
         child = children.get()
         try:
-            return _read(file, child, cache_dir)
+            return _with_sidecar(_read(file, child, cache_dir))
         finally:
             children.put(child)
 
@@ -126,6 +136,23 @@ def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
     finally:
         for child in made:
             child.close()
+
+
+def _with_sidecar(found: _Found) -> _Found:
+    """What was found and what the downloader's side-car says; one that cannot be read costs the file nothing."""
+    from cluster.media.store import is_remote
+
+    if found.asset is None or is_remote(found.file.uri):
+        return found
+    path = sidecar_of(Path(found.file.uri))
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for long names
+        return found
+    try:
+        return replace(found, info=read_info(path))
+    except OSError as error:
+        return replace(found, note=f"side-car left out: {path}: {_reason(error)}")
+    except RushesError as error:
+        return replace(found, note=f"side-car left out: {error}")
 
 
 def _read(file: SourceFile, child: Any, cache_dir: Path) -> _Found:

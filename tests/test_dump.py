@@ -108,6 +108,12 @@ CHANGES = {
     "a probed fact": (f"UPDATE assets SET duration_ms = 1 WHERE asset_id = {MINE}",
                       ["asset", ": duration_ms 60000 != 1"]),
     "a tagged date": (f"UPDATE assets SET recorded_at = now() WHERE asset_id = {MINE}", ["asset", ": recorded_at "]),
+    "a title": (f"UPDATE assets SET title = 'x' WHERE asset_id = {MINE}", ["asset", ": title None != 'x'"]),
+    "a channel": (f"UPDATE assets SET channel = 'x' WHERE asset_id = {MINE}", ["asset", ": channel None != 'x'"]),
+    "a tag": (f"INSERT INTO asset_tags SELECT {MINE}, 'x'", ["asset", ": tags [] != ['x']"]),
+    "a collection": (f"INSERT INTO asset_collections SELECT {MINE}, 'x'", ["asset", ": collections [] != ['x']"]),
+    "a given turn": (f"INSERT INTO given_turns SELECT {MINE}, 0, 1, 2, 0, 'Ada'",
+                     ["asset", ": given_turns None != [[1, 2, 0, 'Ada']]"]),
     "a local speaker": (f"UPDATE local_speakers SET speech_ms = 1 WHERE asset_id = {MINE} AND local_speaker = 0",
                         ["local speaker", ": speech_ms 1800 != 1"]),
     "a skip reason": (f"UPDATE voices SET skip_reason = 'odd' WHERE skip_reason IS NOT NULL AND segment_id IN"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import re
 from itertools import pairwise
@@ -11,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.conversation import NO_WORDS, Segment, Turn, Word, segments_from_turns
+from cluster.conversation import NO_WORDS, Segment, Turn, Word, segments_from_given, segments_from_turns
+from cluster.errors import RushesError
 from cluster.formats import FORMATS, Transcript
+from cluster.formats.csv_ import COLUMNS
 from cluster.formats.cues import LINE_CHARS, MAX_CUE_MS, MAX_LINES, cues
+from cluster.formats.rttm import NamedTurn, parse_rttm
 
 SRT_CUE = re.compile(r"(\d+)\n(\d\d+:[0-5]\d:[0-5]\d,\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d,\d{3})\n((?:.+\n)+)(?:\n|\Z)")
 VTT_CUE = re.compile(
@@ -116,6 +121,99 @@ def test_rttm_round_trip():
     assert parsed == [(item.start_ms, item.end_ms, who[item.local_speaker]) for item in TALK]
 
 
+def rttm_again(text, words):
+    """What an export says after an import of `text`: numbers by first appearance, names as given."""
+    [(name, given)] = parse_rttm(text.splitlines(), "x.rttm").turns.items()
+    numbers = {who: at for at, who in enumerate(dict.fromkeys(turn.speaker for turn in given if turn.speaker))}
+    turns = [Turn(turn.start_ms, turn.end_ms, numbers.get(turn.speaker)) for turn in given]
+    found = segments_from_given(turns, words)
+    return FORMATS["rttm"](transcript(*found, names={at: who for who, at in numbers.items()}, name=name))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            lambda start, length, who: Turn(start, start + length, who),
+            st.integers(0, 40_000), st.integers(1, 20_000), st.sampled_from([0, 1, 2, None]),
+        ),
+        max_size=6,
+    ),
+    st.lists(
+        st.builds(
+            lambda start, length: Word(start, start + length, "w", 0.5), st.integers(0, 60_000), st.integers(0, 2_000)
+        ),
+        max_size=30,
+    ),
+)  # fmt: skip
+def test_rttm_exported_imported_and_exported_is_identical(turns, words):
+    segments = segments_from_turns(turns, words)
+    for names in ({}, {0: "Jo Doe", 1: "B", 2: "A"}):
+        text = FORMATS["rttm"](transcript(*segments, names=names))
+        said = [word for segment in segments for word in segment.words]
+        assert text == "" or rttm_again(text, said) == text
+
+
+def test_given_turns_keep_their_times_and_words_outside_are_nobodys():
+    words = [Word(950, 1_300, "a", 0.5), Word(2_000, 2_100, "b", 0.5), Word(40_000, 40_500, "d", 0.5)]
+    turns = [Turn(1_000, 30_000, 1), Turn(0, 1_200, 0), Turn(1_000, 30_000, 0)]
+    found = segments_from_given(turns, words)
+    assert [(s.start_ms, s.end_ms, s.local_speaker, s.text) for s in found] == [
+        (0, 1_200, 0, ""), (1_000, 30_000, 1, "a b"), (1_000, 30_000, 0, ""), (40_000, 40_500, None, "d"),
+    ]  # fmt: skip
+    assert [s.text_skip_reason for s in found] == [NO_WORDS, None, NO_WORDS, None]
+
+
+def test_rttm_of_others_is_read():
+    lines = [
+        ";; made by hand", "", "SPKR-INFO f 1 <NA> <NA> <NA> unknown Ada <NA> <NA>",
+        "SPEAKER f 1 2 .5 <NA> <NA> Ada <NA>", "SPEAKER\tf\t1\t0.0004\t1.9996\t<NA>\t<NA>\tUNKNOWN\t<NA>\t<NA>\r",
+        "SPEAKER g 2 1.0006 1 <NA> <NA> <NA> <NA> <NA>",
+    ]  # fmt: skip
+    found = parse_rttm(lines, "x.rttm")
+    assert found.ignored == 1
+    assert found.turns == {
+        "f": [NamedTurn(0, 2_000, None), NamedTurn(2_000, 2_500, "Ada")],
+        "g": [NamedTurn(1_001, 2_001, None)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("SPEAKER f 1 -1 2 <NA> <NA> A <NA> <NA>", "start '-1'"),
+        ("SPEAKER f 1 nan 2 <NA> <NA> A <NA> <NA>", "start 'nan'"),
+        ("SPEAKER f 1 1 inf <NA> <NA> A <NA> <NA>", "duration 'inf'"),
+        ("SPEAKER f 1 1 1e99 <NA> <NA> A <NA> <NA>", "duration '1e99'"),
+        ("SPEAKER f 1 1 0.0001 <NA> <NA> A <NA> <NA>", "shorter than a millisecond"),
+        ("SPEAKER f 1 1 2 A", "9 or 10 fields, this one 6"),
+        ("SPEAKER f 1 1 2 <NA> <NA> Jo Doe <NA> <NA>", "this one 11"),
+    ],
+)
+def test_a_wrong_rttm_line_is_named_by_number(line, message):
+    with pytest.raises(RushesError, match=message) as caught:
+        parse_rttm([";; comment", line], "x.rttm")
+    assert str(caught.value).startswith("x.rttm, line 2: ")
+
+
+# What RFC 4180 calls text, without the line ends that Python's reader takes for one another inside quotes.
+cells = st.text(alphabet="ab=+-@'\t,;\"\n＝ 語", max_size=8)  # noqa: RUF001
+
+
+@settings(max_examples=150, deadline=None)
+@given(cells, cells, cells)
+def test_csv_is_harmless_in_a_spreadsheet_and_reads_back(title, channel, text):
+    segment = Segment(0, 0, 1_000, None, text, (), None)
+    written = FORMATS["csv"](Transcript("x", None, None, [segment], {}, "", title, channel))
+    header, row = csv.reader(io.StringIO(written, newline=""))
+    found = dict(zip(header, row, strict=True))
+    for name, value in (("title", title), ("channel", channel), ("text", text)):
+        assert not found[name].startswith(tuple("=+-@\t\n＝"))  # noqa: RUF001
+        assert found[name].removeprefix("'") == value
+    assert header == list(COLUMNS)
+    assert written.endswith("\r\n")
+
+
 def test_txt_groups_by_speaker():
     assert FORMATS["txt"](
         transcript(
@@ -153,7 +251,8 @@ def test_json_says_everything():
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("srt", ""), ("vtt", "WEBVTT\n"), ("rttm", ""), ("txt", ""), ("json", None)]
+    ("kind", "expected"),
+    [("srt", ""), ("vtt", "WEBVTT\n"), ("rttm", ""), ("txt", ""), ("json", None), ("csv", ",".join(COLUMNS) + "\r\n")],
 )
 def test_an_empty_transcript(kind, expected):
     text = FORMATS[kind](Transcript("empty", None, None, []))

@@ -43,7 +43,12 @@ _FACTS: dict[str, tuple[int, LiteralString]] = {
         1,
         "SELECT encode(sha256, 'hex') AS sha256, byte_size, media_kind, container, duration_ms, audio_stream, width,"
         " height, fps, sample_rate_hz, channels, recorded_at_origin,"
-        " CASE WHEN recorded_at_origin <> 'mtime' THEN recorded_at END AS recorded_at FROM assets",
+        " CASE WHEN recorded_at_origin <> 'mtime' THEN recorded_at END AS recorded_at, title, channel,"
+        " ARRAY(SELECT tag FROM asset_tags t WHERE t.asset_id = a.asset_id ORDER BY tag) AS tags,"
+        " ARRAY(SELECT collection FROM asset_collections c WHERE c.asset_id = a.asset_id ORDER BY collection)"
+        "  AS collections,"
+        " (SELECT jsonb_agg(jsonb_build_array(start_ms, end_ms, local_speaker, speaker) ORDER BY idx)"
+        "  FROM given_turns g WHERE g.asset_id = a.asset_id) AS given_turns FROM assets a",
     ),
     "unit": (
         3,

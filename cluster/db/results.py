@@ -133,9 +133,7 @@ def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | N
 
 def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
     asset_id, mine = row["asset_id"], [unit["lane"] + unit["fingerprint"] for unit in row["units"]]
-    conn.execute("DELETE FROM segments WHERE asset_id = %s", (asset_id,))
-    conn.execute("DELETE FROM chunks WHERE asset_id = %s", (asset_id,))
-    conn.execute("DELETE FROM local_speakers WHERE asset_id = %s", (asset_id,))
+    replace_segments(conn, asset_id, row["segments"])
     # What other fingerprints derived, or are deriving now, from the replaced segments: their units go too,
     # so that a child lane that read them before is fenced off.
     conn.execute(
@@ -143,7 +141,17 @@ def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
         " AND state <> 'pending'",
         (asset_id, ["speech", *children(["speech"])], mine),
     )
-    stage_rows(conn, "stage_segments", _SEGMENT_COLUMNS, (_segment(asset_id, s) for s in row["segments"]))
+
+
+def replace_segments(conn: psycopg.Connection[Any], asset_id: int, segments: Iterable[Row]) -> None:
+    """Write an asset's segments and local speakers in place of the old ones; what hung on those goes with them.
+
+    The caller holds the transaction, and settles the units.
+    """
+    conn.execute("DELETE FROM segments WHERE asset_id = %s", (asset_id,))
+    conn.execute("DELETE FROM chunks WHERE asset_id = %s", (asset_id,))
+    conn.execute("DELETE FROM local_speakers WHERE asset_id = %s", (asset_id,))
+    stage_rows(conn, "stage_segments", _SEGMENT_COLUMNS, (_segment(asset_id, s) for s in segments))
     names = ", ".join(_SEGMENT_COLUMNS)
     conn.execute(
         f"INSERT INTO segments ({names}) SELECT DISTINCT ON (asset_id, idx) {names} FROM stage_segments"
@@ -186,6 +194,8 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
         (asset_id, space.space_id),
     )
     _delete_vectors(conn, space, "segments", asset_id)
+    audio_sha256 = bytes.fromhex(row["audio_sha256"])
+    conn.execute("UPDATE assets SET audio_sha256 = %s WHERE asset_id = %s", (audio_sha256, asset_id))
     columns: dict[str, LiteralString] = {
         "idx": "int4",
         "start_sample": "int8",
@@ -212,7 +222,7 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
             " SELECT DISTINCT ON (start_sample, end_sample) %s::bytea, start_sample, end_sample, embedding"
             " FROM stage_voices WHERE embedding IS NOT NULL ORDER BY start_sample, end_sample ON CONFLICT DO NOTHING"
         ).format(sql.Identifier(space.cache_table)),
-        (bytes.fromhex(row["audio_sha256"]),),
+        (audio_sha256,),
     )
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from cluster.conversation import Segment, speaker_counts
-from cluster.formats.model import Transcript
+from cluster.formats.model import Transcript, confidence
 
 
 def to_json(transcript: Transcript) -> str:
@@ -14,6 +14,9 @@ def to_json(transcript: Transcript) -> str:
     counts = speaker_counts(transcript.segments)
     content = {
         "name": transcript.name,
+        "sha256": transcript.sha256,
+        "title": transcript.title,
+        "channel": transcript.channel,
         "duration_ms": transcript.duration_ms,
         "language": transcript.language,
         "speakers": [
@@ -31,14 +34,8 @@ def _segment(transcript: Transcript, segment: Segment) -> dict[str, Any]:
     return {
         **row,
         "speaker": transcript.speaker_name(segment.local_speaker),
-        "confidence": _confidence(segment),
+        "confidence": confidence(segment),
         "words": [
             {**word, "text": word["text"].strip(), "probability": round(word["probability"], 4)} for word in words
         ],
     }
-
-
-def _confidence(segment: Segment) -> float | None:
-    if not segment.words:
-        return None
-    return round(sum(word.probability for word in segment.words) / len(segment.words), 4)

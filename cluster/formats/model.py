@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.conversation import Segment, speaker_letter
-
-UNKNOWN = "UNKNOWN"
+from cluster.conversation import Segment, speaker_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +20,20 @@ class Transcript:
     language: str | None
     segments: Sequence[Segment]
     names: Mapping[int | None, str] = field(default_factory=dict)
+    sha256: str = ""
+    title: str | None = None
+    channel: str | None = None
 
     def speaker_name(self, local_speaker: int | None) -> str:
         """The display name of a local speaker, on one line and never empty."""
-        name = " ".join(self.names.get(local_speaker, "").split())
-        return name or (UNKNOWN if local_speaker is None else speaker_letter(local_speaker))
+        return speaker_name(local_speaker, self.names)
+
+
+def confidence(segment: Segment) -> float | None:
+    """The mean probability of its words; None without words."""
+    if not segment.words:
+        return None
+    return round(sum(word.probability for word in segment.words) / len(segment.words), 4)
 
 
 def clock(ms: int, fraction: str = "") -> str:

@@ -1,0 +1,250 @@
+"""Transcripts and vectors of many assets as files: each written whole or not at all, one asset in memory at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cluster.conversation import speaker_counts
+from cluster.db import transcripts
+from cluster.db.report import sources_of
+from cluster.db.spaces import Space
+from cluster.db.transcripts import Named, read_transcript, snapshot
+from cluster.errors import RushesError
+from cluster.formats import FORMATS, Transcript
+from cluster.media.store import is_remote
+
+PARQUET = "parquet"
+SPEAKER_CHARS = 40
+NO_TRANSCRIPT = "it has no transcript: run `rushes ingest` on it first"
+Write = Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to write, and where: into `folder`, or beside each local source when that is None.
+
+    `spaces` are ids of embedding spaces to export in place of the active ones. `overwrite` is about files
+    beside media that hold something else.
+    """
+
+    formats: Sequence[str]
+    folder: Path | None
+    by_speaker: bool = False
+    overwrite: bool = False
+    spaces: Sequence[int] = ()
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Exported:
+    """What became of an export: files written, files that said the same already, assets without a transcript."""
+
+    files: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    without_transcript: list[str] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+def export(
+    conn: Any, chosen: Sequence[Named], options: ExportOptions, on_file: Callable[[str], None] = lambda path: None
+) -> Exported:
+    """Write every asset's files; what fails is listed, and the others go on.
+
+    Raises `UsageError` for a space that does not exist.
+    """
+    return _Export(conn, options, on_file).run(chosen)
+
+
+class _Export:
+    def __init__(self, conn: Any, options: ExportOptions, on_file: Callable[[str], None]) -> None:
+        self.conn, self.options, self.on_file = conn, options, on_file
+        self.spaces: dict[str, Space] = {}
+        self.said: dict[str, dict[str, str]] = {}
+        if PARQUET in options.formats:
+            self.spaces = transcripts.chosen_spaces(conn, options.spaces)
+            self.said = {kind: transcripts.describe_space(conn, space) for kind, space in self.spaces.items()}
+        self.result = Exported()
+        self.owners: dict[Path, str] = {}
+
+    def run(self, chosen: Sequence[Named]) -> Exported:
+        for named in chosen:
+            with snapshot(self.conn):
+                transcript = read_transcript(self.conn, named)
+                if transcript is None:
+                    self.result.without_transcript.append(named.name)
+                else:
+                    self._asset(named, transcript)
+        return self.result
+
+    def _asset(self, named: Named, transcript: Transcript) -> None:
+        texts = [name for name in self.options.formats if name != PARQUET]
+        for stem in self._stems(named) if texts else ():
+            for suffix, part in self._parts(transcript):
+                for name in texts:
+                    self._text(stem.with_name(f"{stem.name}{suffix}.{name}"), FORMATS[name](part), named)
+        if PARQUET in self.options.formats and self.options.folder is not None:
+            self._parquet(self.options.folder, named, transcript)
+
+    def _parts(self, transcript: Transcript) -> Iterator[tuple[str, Transcript]]:
+        """What goes into one file each: the whole, or `.NAME` and the segments of one speaker."""
+        if not self.options.by_speaker:
+            yield "", transcript
+            return
+        for who, label in _speaker_labels(transcript).items():
+            yield f".{label}", replace(transcript, segments=[s for s in transcript.segments if s.local_speaker == who])
+
+    def _stems(self, named: Named) -> list[Path]:
+        if self.options.folder is not None:
+            return [self.options.folder / named.name]
+        uris = sources_of(self.conn, [named.asset_id]).get(named.asset_id, [])
+        local = [uri for uri in uris if not is_remote(uri)]
+        there = [uri for uri in local if os.path.isfile(uri)]  # noqa: PTH113 - Path.is_file raises for long names
+        if not there:
+            why = "no source of it is there now" if local or not uris else "it lies in an object store"
+            self._fail(uris[0] if uris else named.name, f"{why}: there is no folder to write to, use -o DIR")
+        return list(dict.fromkeys(Path(uri).with_suffix("") for uri in there))
+
+    def _text(self, path: Path, text: str, named: Named) -> None:
+        content = text.encode("utf-8", "replace")
+        if self.options.folder is None and self._keep(path, content, named):
+            return
+        self._write(path, lambda part: _write_bytes(part, content))
+
+    def _keep(self, path: Path, content: bytes, named: Named) -> bool:
+        """Whether the file beside the media stays as it is: it says the same, or it is not ours to replace."""
+        owner = self.owners.setdefault(path, named.sha256)
+        if owner != named.sha256:
+            self._fail(path, "two recordings in this folder share the name: use -o DIR")
+            return True
+        try:
+            there = path.exists()
+            same = there and path.stat().st_size == len(content) and path.read_bytes() == content
+        except OSError as error:
+            self._fail(path, _reason(error))
+            return True
+        if same:
+            self.result.unchanged.append(str(path))
+        elif there and not self.options.overwrite:
+            self._fail(path, "it exists and says something else: --overwrite replaces it")
+        return same or (there and not self.options.overwrite)
+
+    def _parquet(self, folder: Path, named: Named, transcript: Transcript) -> None:
+        leaf = Path(f"asset={named.sha256}") / "part-0.parquet"
+        if self.options.by_speaker:
+            root, written = folder / "segments_by_speaker", set()
+            for who in speaker_counts(transcript.segments):
+                path = root / f"speaker={quote(transcript.speaker_name(who), safe='')}" / leaf
+                written.add(path)
+                self._write(path, lambda part, who=who: self._segments(part, named, transcript, [who]))
+            self._sweep(root, leaf, written)
+        else:
+            self._write(folder / "segments" / leaf, lambda part: self._segments(part, named, transcript, None))
+        if "text" in self.spaces:
+            self._write(folder / "chunks" / leaf, lambda part: self._chunks(part, named, transcript))
+
+    def _sweep(self, root: Path, leaf: Path, written: set[Path]) -> None:
+        # Speakers get other names: what an earlier export wrote under the old ones would be read twice.
+        stale = [] if self.options.dry_run else [path for path in root.glob(f"speaker=*/{leaf}") if path not in written]
+        for path in stale:
+            try:
+                path.unlink()
+            except OSError as error:
+                self._fail(path, _reason(error))
+
+    def _segments(self, path: Path, named: Named, transcript: Transcript, who: Sequence[int | None] | None) -> None:
+        from cluster.formats import parquet
+
+        space = self.spaces.get("voice")
+        dimension = space.dimension if space else None
+        schema = parquet.segments_schema(dimension, self.said.get("voice", {}), partitioned=who is not None)
+        by_idx = {s.idx: s for s in transcript.segments if who is None or s.local_speaker == who[0]}
+        with _writer(path, schema) as write:
+            if space is None:
+                write(parquet.segments_table(transcript, by_idx.values(), {}, schema))
+                return
+            for batch in transcripts.read_voices(self.conn, named.asset_id, space, who):
+                voices = {idx: (reason, vector) for idx, reason, vector in batch}
+                write(parquet.segments_table(transcript, [by_idx[idx] for idx in voices], voices, schema))
+
+    def _chunks(self, path: Path, named: Named, transcript: Transcript) -> None:
+        from cluster.formats import parquet
+
+        space = self.spaces["text"]
+        schema = parquet.chunks_schema(space.dimension, self.said["text"])
+        with _writer(path, schema) as write:
+            for batch in transcripts.read_chunks(self.conn, named.asset_id, space):
+                write(parquet.chunks_table(transcript, batch, schema))
+
+    def _write(self, path: Path, write: Write) -> None:
+        """Write beside the final name, then rename: nobody ever reads half a file."""
+        if not self.options.dry_run:
+            part = path.with_name(f".rushes-{os.getpid()}.part")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    write(part)
+                    part.replace(path)
+                finally:
+                    part.unlink(missing_ok=True)
+            except OSError as error:
+                self._fail(path, _reason(error))
+                return
+        self.result.files.append(str(path))
+        self.on_file(str(path))
+
+    def _fail(self, what: Path | str, why: str) -> None:
+        self.result.failures.append({"what": str(what), "reason": why})
+
+
+def transcript_of(conn: Any, named: Named) -> Transcript:
+    """The transcript of one asset that a person named; `RushesError` when there is none yet."""
+    with snapshot(conn):
+        transcript = read_transcript(conn, named)
+    if transcript is None:
+        raise RushesError(missing_reason(conn, named))
+    return transcript
+
+
+def missing_reason(conn: Any, named: Named) -> str:
+    """Why the asset has no transcript, in a line."""
+    from cluster.db.report import assets_table
+
+    row = assets_table(conn, [named.asset_id])[0]
+    return f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}"
+
+
+def _speaker_labels(transcript: Transcript) -> dict[int | None, str]:
+    """Local speaker -> what a file name can hold of the display name; alike ones get their number."""
+    names = {who: transcript.speaker_name(who) for who in speaker_counts(transcript.segments)}
+    labels = {who: re.sub(r"[^\w.-]+", "_", name)[:SPEAKER_CHARS] for who, name in names.items()}
+    shared = Counter(label.casefold() for label in labels.values())
+    return {
+        who: label if shared[label.casefold()] == 1 else f"{label}-{'x' if who is None else who}"
+        for who, label in labels.items()
+    }
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+@contextmanager
+def _writer(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
+    import pyarrow.parquet as pq
+
+    # Vectors never repeat: a dictionary of their elements makes files larger, and writing four times slower.
+    repeating = [name for name in schema.names if not name.endswith("_vector")]
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeating) as writer:
+        yield writer.write_table
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
