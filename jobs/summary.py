@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChanges:
+    """Sources that lead elsewhere than before: found at another place, gone, back again."""
+
+    moved: int = 0
+    gone: int = 0
+    back: int = 0
+
+    def describe(self) -> str:
+        """The changes in words; empty for none."""
+        words = ((self.moved, "moved"), (self.gone, "gone"), (self.back, "back again"))
+        return ", ".join(f"{count} {word}" for count, word in words if count)
 
 
 @dataclass(slots=True)
@@ -21,6 +35,8 @@ class Summary:
     known: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     ignored: int = 0
+    sources: SourceChanges = SourceChanges()
+    vanished: int = 0
     media_h: float = 0.0
     wall_s: float = 0.0
     start_up_s: float = 0.0
@@ -90,6 +106,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
     return {
         **values,
         "lanes": list(summary.lanes),
+        "sources": asdict(summary.sources),
         "failures": [
             {key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures
         ],
@@ -116,14 +133,33 @@ def duration(seconds: float) -> str:
     return f"{rest // 60}:{rest % 60:02}"
 
 
+def size(count_bytes: float) -> str:
+    """`1.2 GB`, `31.0 MB`, `0.4 kB`."""
+    unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if count_bytes >= f or f == 1e3)
+    return f"{count_bytes / factor:.1f} {unit}"
+
+
 def describe(summary: Summary, *, brief: bool = False) -> list[str]:
     """The end of a run in lines; the last one always states hours, rate, counts and run."""
     if summary.state == "dry-run":
-        return [*summary.notes, f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done"]
-    lines = [] if brief else [*_outputs(summary), *_failures(summary), *summary.notes]
+        would = f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done"
+        return [*_sources(summary), *summary.notes, would]
+    lines = [] if brief else [*_outputs(summary), *_sources(summary), *_failures(summary), *summary.notes]
     if summary.waiting:
         lines.append(f"{summary.waiting} asset(s) wait for a parent lane under these settings: add speech to --lanes")
     return [*lines, _nothing(summary) if summary.state == "nothing" else final_line(summary)]
+
+
+def _sources(summary: Summary) -> list[str]:
+    changes, lines = summary.sources.describe(), []
+    if changes:
+        lines.append(f"known sources: {changes}")
+    if summary.vanished:
+        lines.append(
+            f"{summary.vanished} asset(s) vanished and cannot be read: bring a source back and ingest it, "
+            "or see `rushes assets list --vanished`"
+        )
+    return lines
 
 
 def _nothing(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from cluster.errors import UsageError
 from cluster.media import store
-from cluster.media.inputs import Listing, list_inputs
+from cluster.media.inputs import Folder, Listing, list_inputs
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_folder_gives_its_media_sorted_and_counts_the_rest(archive):
 
 
 def test_an_empty_folder_is_no_error(tmp_path):
-    assert list_inputs([str(tmp_path)]) == Listing([], 0, [])
+    assert list_inputs([str(tmp_path)]) == Listing([], 0, [], [Folder(f"{tmp_path}/")])
 
 
 def test_a_named_file_is_tried_whatever_its_suffix(archive, monkeypatch):

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 
-from cluster.lanes import PARENT, children
+from cluster.lanes import MEDIA_LANES, PARENT, children
 
 NO_AUDIO = "no audio stream"
 UNREADABLE = "the content could not be read"
@@ -86,7 +86,7 @@ def retry_units(conn: psycopg.Connection[Any], chosen: Collection[tuple[int, str
         " WHERE (u.asset_id, u.lane, u.fingerprint) = (t.asset_id, t.lane, t.fingerprint)"
         " AND ((u.state = 'failed' AND (t.asset_id, t.lane) IN (SELECT * FROM unnest(%s::bigint[], %s::text[])))"
         "   OR (u.state = 'skipped' AND u.reason = %s))"
-        " AND EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = u.asset_id)",
+        " AND EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = u.asset_id AND s.gone_at IS NULL)",
         ([a for a, _ in pairs], [lane for _, lane in pairs], [prints[lane] for _, lane in pairs],
          [a for a, _ in sorted(chosen)], [lane for _, lane in sorted(chosen)], PARENT_FAILED),
     )  # fmt: skip
@@ -108,21 +108,22 @@ class PendingRow:
 
 
 _PENDING = """
-SELECT a.asset_id, a.sha256, s.uri, s.byte_size, s.mtime_ns,
-       a.audio_stream, a.duration_ms,
+SELECT a.asset_id, a.sha256, coalesce(s.uri, n.name), a.byte_size, s.mtime_ns,
+       a.audio_stream, a.duration_ms, s.uri IS NOT NULL,
        greatest(0, extract(epoch FROM max(u.not_before) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s))
          - now()))::float8,
        array_agg(u.lane) FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
          OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
-FROM units u JOIN assets a USING (asset_id) CROSS JOIN LATERAL
-  (SELECT uri, byte_size, mtime_ns FROM sources WHERE asset_id = a.asset_id
-   ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s
+FROM units u JOIN assets a USING (asset_id) LEFT JOIN LATERAL
+  (SELECT uri, mtime_ns FROM sources WHERE asset_id = a.asset_id AND gone_at IS NULL
+   ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s ON true
+  LEFT JOIN LATERAL (SELECT name FROM asset_names WHERE asset_id = a.asset_id AND s.uri IS NULL) n ON true
 WHERE u.asset_id = ANY(%(ids)s) AND a.audio_stream IS NOT NULL
   AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
-GROUP BY a.asset_id, s.uri, s.byte_size, s.mtime_ns
+GROUP BY a.asset_id, s.uri, s.mtime_ns, n.name
 HAVING bool_or(u.state = ANY(%(states)s) AND u.lane = ANY(%(lanes)s))
 """
 _LONGEST = " ORDER BY a.duration_ms DESC NULLS LAST, a.sha256"
@@ -132,7 +133,10 @@ _NEWEST = " ORDER BY a.recorded_at DESC NULLS LAST, a.sha256"
 def pending_rows(
     conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
 ) -> tuple[list[PendingRow], int]:
-    """Rows that can run now, in order, and how many assets wait for a parent lane that is not done."""
+    """Rows that can run now, in order, and how many assets wait for a parent lane that is not done.
+
+    An asset that no source leads to any more has only lanes that read no media.
+    """
     order = _NEWEST if selection.newest_first else _LONGEST
     rows = conn.execute(
         (_PENDING + order).encode(),
@@ -150,17 +154,32 @@ def pending_rows(
         },
     ).fetchall()
     ready, waiting = [], 0
-    for asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, due_in_s, wanted, done in rows:
-        runnable = runnable_lanes(wanted, done or ())
+    for asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, is_there, due_in_s, wanted, done in rows:
+        runnable = runnable_lanes(wanted if is_there else set(wanted) - MEDIA_LANES, done or ())
         if not runnable:
-            waiting += 1
+            waiting += is_there
             continue
         sha256 = bytes(sha256).hex()
         ready.append(PendingRow(asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, due_in_s, runnable))
     return ready[: selection.limit], waiting
 
 
-def runnable_lanes(wanted: Sequence[str], done: Sequence[str]) -> tuple[str, ...]:
+def vanished_assets(
+    conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
+) -> list[int]:
+    """Those selected that have work in a lane that reads media, while no source leads to them any more."""
+    reading = [lane for lane in lanes if lane in MEDIA_LANES]
+    rows = conn.execute(
+        "SELECT DISTINCT asset_id FROM units u WHERE asset_id = ANY(%s) AND state = ANY(%s)"
+        " AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+        " AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = u.asset_id AND gone_at IS NULL)"
+        " ORDER BY asset_id",
+        (list(selection.asset_ids), ["pending", *selection.again], reading, [prints[lane] for lane in reading]),
+    )
+    return [row[0] for row in rows]
+
+
+def runnable_lanes(wanted: Collection[str], done: Collection[str]) -> tuple[str, ...]:
     """The wanted lanes whose parent is done or runs in the same row, parents first."""
     roots = [lane for lane in sorted(wanted) if lane not in PARENT]
     have = set(done) | set(roots)

@@ -53,24 +53,31 @@ _COLUMNS = (
     "sample_rate_hz", "channels", "recorded_at", "recorded_at_origin",
 )  # fmt: skip
 
+_KEPT = {
+    name: f"CASE WHEN assets.recorded_at_origin = 'info' THEN assets.{name} ELSE excluded.{name} END"
+    for name in ("recorded_at", "recorded_at_origin")
+}
+
 
 def add_asset(conn: psycopg.Connection[Any], asset: NewAsset) -> int:
     """The asset's id, whether it is new or was known by its content.
 
-    A known asset keeps what was probed, unless it could not be read then.
+    A known asset keeps what was probed, unless it could not be read then; a date that a downloader noted stays.
     """
     names = ", ".join(_COLUMNS)
     marks = ", ".join(["%s"] * len(_COLUMNS))
     sha256 = bytes.fromhex(asset.sha256)
-    updates = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)
-    conn.execute(
-        f"INSERT INTO assets (sha256, {names}) VALUES (%s, {marks}) ON CONFLICT (sha256)"
-        f" DO UPDATE SET {updates} WHERE assets.media_kind IS NULL".encode(),
-        (sha256, *(getattr(asset, name) for name in _COLUMNS)),
-    )
-    row = conn.execute("SELECT asset_id FROM assets WHERE sha256 = %s", (sha256,)).fetchone()
-    assert row is not None
-    return row[0]
+    updates = ", ".join(f"{name} = {_KEPT.get(name, f'excluded.{name}')}" for name in _COLUMNS)
+    while True:
+        conn.execute(
+            f"INSERT INTO assets (sha256, {names}) VALUES (%s, {marks}) ON CONFLICT (sha256)"
+            f" DO UPDATE SET {updates} WHERE assets.media_kind IS NULL".encode(),
+            (sha256, *(getattr(asset, name) for name in _COLUMNS)),
+        )
+        # Held, so that nobody forgets the asset before its source is recorded; forgotten already, it is new.
+        row = conn.execute("SELECT asset_id FROM assets WHERE sha256 = %s FOR KEY SHARE", (sha256,)).fetchone()
+        if row is not None:
+            return row[0]
 
 
 def add_source(
@@ -85,9 +92,60 @@ def add_source(
     conn.execute(
         "INSERT INTO sources (uri, asset_id, byte_size, mtime_ns, etag) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (uri) DO UPDATE SET asset_id = excluded.asset_id, byte_size = excluded.byte_size,"
-        " mtime_ns = excluded.mtime_ns, etag = excluded.etag, seen_at = now()",
+        " mtime_ns = excluded.mtime_ns, etag = excluded.etag, seen_at = now(), gone_at = NULL",
         (uri, asset_id, byte_size, mtime_ns, etag),
     )
+
+
+def sources_below(conn: psycopg.Connection[Any], folder: tuple[str, str]) -> list[str]:
+    """The sources that begin and end like the folder's and were there when last looked for."""
+    rows = conn.execute(
+        "SELECT uri FROM sources WHERE starts_with(uri, %(start)s) AND right(uri, length(%(end)s)) = %(end)s"
+        " AND gone_at IS NULL ORDER BY uri",
+        {"start": folder[0], "end": folder[1]},
+    )
+    return [row[0] for row in rows]
+
+
+def had_sources(conn: psycopg.Connection[Any], folder: tuple[str, str]) -> bool:
+    """Whether any source, there or gone, begins and ends like the folder's."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM sources WHERE starts_with(uri, %(start)s)"
+        " AND right(uri, length(%(end)s)) = %(end)s)",
+        {"start": folder[0], "end": folder[1]},
+    ).fetchone()
+    return row == (True,)
+
+
+def sources_beside(conn: psycopg.Connection[Any], uris: Sequence[str]) -> list[str]:
+    """The other sources of what `uris` lead to, as far as they were there when last looked for."""
+    rows = conn.execute(
+        "SELECT DISTINCT o.uri FROM sources s JOIN sources o USING (asset_id)"
+        " WHERE s.uri = ANY(%(uris)s) AND o.uri <> ALL(%(uris)s) AND o.gone_at IS NULL ORDER BY o.uri",
+        {"uris": list(uris)},
+    )
+    return [row[0] for row in rows]
+
+
+def mark_gone(conn: psycopg.Connection[Any], uris: Sequence[str]) -> None:
+    """These sources are not there any more; what they led to stays."""
+    conn.execute("UPDATE sources SET gone_at = now() WHERE uri = ANY(%s) AND gone_at IS NULL", (list(uris),))
+
+
+def mark_present(conn: psycopg.Connection[Any], uris: Sequence[str]) -> int:
+    """These sources are there, unchanged; returns how many of them were marked as gone."""
+    query = "UPDATE sources SET gone_at = NULL WHERE uri = ANY(%s) AND gone_at IS NOT NULL"
+    return conn.execute(query, (list(uris),)).rowcount
+
+
+def count_moved(conn: psycopg.Connection[Any], gone: Sequence[str], found: Sequence[str]) -> int:
+    """How many of the sources `gone` led to what one of `found` leads to now."""
+    row = conn.execute(
+        "SELECT count(DISTINCT g.uri) FROM sources g JOIN sources f USING (asset_id)"
+        " WHERE g.uri = ANY(%s) AND f.uri = ANY(%s)",
+        (list(gone), list(found)),
+    ).fetchone()
+    return 0 if row is None else row[0]
 
 
 def add_failure(
@@ -141,5 +199,10 @@ def new_refusals(conn: psycopg.Connection[Any], refused: Sequence[Refusal]) -> l
 
 
 def all_asset_ids(conn: psycopg.Connection[Any]) -> list[int]:
-    """Every asset that some source still leads to."""
-    return [row[0] for row in conn.execute("SELECT DISTINCT asset_id FROM sources ORDER BY asset_id")]
+    """Every asset, whether a source still leads to it or not."""
+    return [row[0] for row in conn.execute("SELECT asset_id FROM assets ORDER BY asset_id")]
+
+
+def existing(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
+    """Those of the assets that were not forgotten."""
+    return {row[0] for row in conn.execute("SELECT asset_id FROM assets WHERE asset_id = ANY(%s)", (list(asset_ids),))}

@@ -11,10 +11,12 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
+from cluster.db.assets import Page, list_assets
 from cluster.errors import UsageError
 
 
-def _dicts(conn: psycopg.Connection[Any], query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def dicts(conn: psycopg.Connection[Any], query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a query, by column name."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query.encode(), values).fetchall()
 
@@ -46,26 +48,11 @@ def max_connections(conn: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-_ASSETS = """
-SELECT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
-       coalesce((SELECT array_agg(s.uri ORDER BY s.uri) FROM sources s WHERE s.asset_id = a.asset_id),
-         (SELECT ARRAY[name] FROM asset_names n WHERE n.asset_id = a.asset_id)) AS uris,
-       (SELECT jsonb_object_agg(lane, state) FROM (SELECT DISTINCT ON (lane) lane, state FROM units u
-          WHERE u.asset_id = a.asset_id ORDER BY lane, finished_at DESC NULLS LAST) l) AS lanes,
-       (SELECT jsonb_agg(jsonb_build_array(local_speaker, n) ORDER BY local_speaker) FROM
-          (SELECT local_speaker, count(*) n FROM segments g WHERE g.asset_id = a.asset_id GROUP BY 1) c) AS speakers,
-       (SELECT min(reason) FROM units u WHERE u.asset_id = a.asset_id AND state IN ('failed', 'skipped')
-          AND lane = 'speech') AS reason
-FROM assets a WHERE (%(ids)s::bigint[] IS NULL OR a.asset_id = ANY(%(ids)s))
-"""
-
-
 def assets_table(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int] | None = None, limit: int | None = None
 ) -> list[dict[str, Any]]:
     """One row per asset: sources, length, lane states, segments per local speaker."""
-    query = f"SELECT * FROM ({_ASSETS}) t ORDER BY uris[1] LIMIT %(limit)s"
-    return _dicts(conn, query, {"ids": None if asset_ids is None else list(asset_ids), "limit": limit})
+    return list_assets(conn, Page(asset_ids, limit=limit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,7 @@ class FailureFilter:
 
 def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[dict[str, Any]]:
     """The last failure of every unit that is failed now, and of sources without content."""
-    return _dicts(
+    return dicts(
         conn,
         "SELECT * FROM (SELECT DISTINCT ON (f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri))"
         "   f.failure_id, f.run_id::text AS run_id, f.asset_id, encode(a.sha256, 'hex') AS sha256,"
@@ -108,7 +95,7 @@ def sources_of(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[
 
 def failure_history(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
     """Every failure of one asset, oldest first."""
-    return _dicts(
+    return dicts(
         conn,
         "SELECT at, run_id::text AS run_id, lane, failure, stage, message, attempt FROM failures"
         " WHERE asset_id = %(id)s ORDER BY failure_id",
@@ -118,7 +105,7 @@ def failure_history(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[s
 
 def runs_table(conn: psycopg.Connection[Any], limit: int = 10) -> list[dict[str, Any]]:
     """The latest runs, newest first."""
-    return _dicts(
+    return dicts(
         conn,
         "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary FROM runs"
         " ORDER BY started_at DESC LIMIT %(limit)s",
@@ -128,7 +115,7 @@ def runs_table(conn: psycopg.Connection[Any], limit: int = 10) -> list[dict[str,
 
 def find_run(conn: psycopg.Connection[Any], prefix: str) -> dict[str, Any]:
     """The one run whose id begins with `prefix`; `UsageError` for none or several."""
-    rows = _dicts(
+    rows = dicts(
         conn,
         "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary, config FROM runs"
         " WHERE run_id::text LIKE %(prefix)s || '%%' LIMIT 2",
@@ -139,15 +126,9 @@ def find_run(conn: psycopg.Connection[Any], prefix: str) -> dict[str, Any]:
     return rows[0]
 
 
-def run_progress(conn: psycopg.Connection[Any], run_id: str) -> dict[str, int]:
-    """Units of the run by state."""
-    rows = conn.execute("SELECT state, count(*) FROM units WHERE run_id = %s GROUP BY state", (run_id,))
-    return dict(rows.fetchall())
-
-
 def find_asset(conn: psycopg.Connection[Any], name: str) -> dict[str, Any]:
     """The one asset a person means: a source path or its ending, or 8+ digits of its SHA-256."""
-    rows = _dicts(
+    rows = dicts(
         conn,
         "SELECT DISTINCT a.asset_id, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at"
         " FROM assets a LEFT JOIN sources s USING (asset_id)"
@@ -183,14 +164,13 @@ def transcript_language(conn: psycopg.Connection[Any], asset_id: int) -> str | N
 
 def totals(conn: psycopg.Connection[Any]) -> dict[str, Any]:
     """What the corpus holds."""
-    return _dicts(
+    return dicts(
         conn,
-        "SELECT (SELECT count(*) FROM sources) AS sources, (SELECT count(*) FROM assets) AS assets,"
+        "SELECT (SELECT count(*) FROM sources WHERE gone_at IS NULL) AS sources,"
+        " (SELECT count(*) FROM assets) AS assets,"
         " (SELECT coalesce(sum(duration_ms), 0)::bigint FROM assets) AS media_ms,"
         " (SELECT count(*) FROM segments) AS segments, (SELECT count(*) FROM voices) AS voices,"
-        " (SELECT count(*) FROM chunks) AS chunks,"
-        " (SELECT count(*) FROM units WHERE state = 'pending') AS pending,"
-        " (SELECT count(DISTINCT asset_id) FROM units WHERE state = 'failed') AS failed",
+        " (SELECT count(*) FROM chunks) AS chunks",
         {},
     )[0]
 

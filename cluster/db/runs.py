@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -105,6 +106,21 @@ def pass_gate(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
     return row == (True,)
 
 
-def set_planned(conn: psycopg.Connection[Any], run_id: UUID, planned: int) -> None:
-    """Record how many assets the run set out to do."""
-    conn.execute("UPDATE runs SET planned = %s WHERE run_id = %s", (planned, run_id))
+def set_planned(conn: psycopg.Connection[Any], run_id: UUID, planned: int, work: Mapping[str, Any]) -> None:
+    """Record how many assets the run set out to do, and its work: `media_s`, and units by lane in `lanes`."""
+    conn.execute(
+        "UPDATE runs SET planned = %s, config = config || %s WHERE run_id = %s",
+        (planned, Jsonb({"work": dict(work)}), run_id),
+    )
+
+
+def is_held(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
+    """Whether a driver holds the run's lock; one that lost its connection takes it back within seconds."""
+    key = lock_key(run_id) & 0xFFFF_FFFF_FFFF_FFFF
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE locktype = 'advisory' AND datname = current_database() AND granted AND objsubid = 1"
+        " AND classid = %s::bigint::oid AND objid = %s::bigint::oid)",
+        (key >> 32, key & 0xFFFF_FFFF),
+    ).fetchone()
+    return row == (True,)

@@ -7,7 +7,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple, TextIO
@@ -49,25 +49,65 @@ class Refused(NamedTuple):
     failure: FailureClass
 
 
+class Folder(NamedTuple):
+    """A folder or prefix that was listed: every source below it begins and ends like this."""
+
+    start: str
+    end: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was found: files without repeats, in order; the count of others; what could not be looked at."""
+    """What was found: files without repeats, in order; the count of others; what could not be looked at.
+
+    `folders` were listed whole; `keys` is every object met below those of them that lie in an object store.
+    """
 
     files: list[SourceFile]
     ignored: int
     unreadable: list[Refused]
+    folders: list[Folder] = field(default_factory=list)
+    keys: frozenset[str] = frozenset()
+
+    def gone(self, uris: Iterable[str]) -> list[str]:
+        """Those of `uris` that are certainly not there any more.
+
+        A local path that cannot be looked at, and a key outside the listed prefixes, may still be there.
+        """
+        return [uri for uri in uris if (self._deleted(uri) if store.is_remote(uri) else is_missing(uri))]
+
+    def _deleted(self, uri: str) -> bool:
+        below = any(uri.startswith(folder.start) and uri.endswith(folder.end) for folder in self.folders)
+        return below and uri not in self.keys
 
 
-def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: TextIO | None = None) -> Listing:
+def is_missing(path: str) -> bool:
+    """Whether nothing has this local path; False for one that cannot be looked at."""
+    try:
+        os.stat(path)  # noqa: PTH116 - a Path for each of ten thousand sources costs more than the look
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def list_inputs(
+    inputs: Sequence[str],
+    list_files: Sequence[str] = (),
+    stdin: TextIO | None = None,
+    had_sources: Callable[[Folder], bool] = lambda folder: False,
+) -> Listing:
     """Every file that `inputs` and the lines of `list_files` name.
 
     An input is a file (tried whatever its suffix), a folder (recursive, media suffixes only, hidden
     names skipped), a glob, an object-store URI or `-` for a list on `stdin`. A list has one input per
     line, relative to the working directory; blank lines and lines that start with # are skipped.
     A name that is not valid UTF-8 or too long is reported as unreadable: the database could not hold it.
-    Raises `UsageError` for a name that does not exist or is neither file nor folder.
+    A folder or prefix that does not exist counts as empty if it `had_sources`: its disk is not mounted.
+    Raises `UsageError` for another name that does not exist and for what is neither file nor folder.
     """
-    collector = _Collector()
+    collector = _Collector(had_sources)
     for name in inputs:
         if name == "-":
             collector.add_all(_lines(stdin))
@@ -75,7 +115,13 @@ def list_inputs(inputs: Sequence[str], list_files: Sequence[str] = (), stdin: Te
             collector.add(name)
     for name in list_files:
         collector.add_all(_lines(stdin) if name == "-" else _list_file(name))
-    return Listing(list(collector.files.values()), collector.ignored, list(collector.unreadable.values()))
+    return Listing(
+        list(collector.files.values()),
+        collector.ignored,
+        list(collector.unreadable.values()),
+        collector.listed,
+        frozenset(collector.keys),
+    )
 
 
 def _lines(stream: Iterable[str] | None) -> list[str]:
@@ -95,10 +141,13 @@ def _list_file(name: str) -> list[str]:
 
 @dataclass(slots=True)
 class _Collector:
+    had_sources: Callable[[Folder], bool]
     files: dict[str, SourceFile] = field(default_factory=dict)
     ignored: int = 0
     unreadable: dict[str, Refused] = field(default_factory=dict)
     folders: set[tuple[int, int]] = field(default_factory=set)
+    listed: list[Folder] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
 
     def add_all(self, names: Iterable[str]) -> None:
         for name in names:
@@ -131,7 +180,8 @@ class _Collector:
             self._refuse(path, error)
             return
         if status is None:
-            raise UsageError(f"{_printable(name)!r} does not exist")
+            self._note_absent(_local_folder(path), name, f"{_printable(name)!r} does not exist")
+            return
         if stat.S_ISDIR(status.st_mode):
             self._add_folder(path, status)
         elif stat.S_ISREG(status.st_mode):
@@ -139,7 +189,13 @@ class _Collector:
         else:
             raise UsageError(f"{_printable(name)!r} is neither a file nor a folder")
 
+    def _note_absent(self, folder: Folder, name: str, message: str) -> None:
+        if not name or not self.had_sources(folder):
+            raise UsageError(message)
+        self.listed.append(folder)
+
     def _add_folder(self, path: Path, status: os.stat_result) -> None:
+        self.listed.append(_local_folder(path))
         waiting = [(path, status)]
         while waiting:
             folder, status = waiting.pop()
@@ -180,16 +236,20 @@ class _Collector:
             )
         except OSError as error:
             raise RushesError(f"{uri}: {error}") from error
-        if info.type == FileType.NotFound:
-            raise UsageError(f"{uri} does not exist")
         if info.type == FileType.File:
             self._keep(SourceFile(uri, info.size, info.mtime_ns, None))
+            return
+        if info.type == FileType.NotFound:
+            self._note_absent(_remote_folder(uri), uri, f"{uri} does not exist")
+            return
+        self.listed.append(_remote_folder(uri))
         for item in sorted(inside, key=lambda item: item.path):
             relative = item.path[len(path.rstrip("/")) :].lstrip("/")
+            child = _child_uri(uri, relative)
+            self.keys.add(child)
             if item.type != FileType.File or any(part.startswith(".") for part in relative.split("/")):
                 continue
             if _is_media(PurePosixPath(relative)):
-                child = _child_uri(uri, relative)
                 self._keep(SourceFile(child, item.size, item.mtime_ns, None))
             else:
                 self.ignored += 1
@@ -235,6 +295,15 @@ def _path_of(uri: str) -> str:
     if parts.netloc not in ("", "localhost"):
         raise UsageError(f"{uri} names another machine: give file:///path, or a path that is mounted here")
     return unquote(parts.path, errors="surrogateescape")
+
+
+def _local_folder(path: Path) -> Folder:
+    return Folder(f"{_printable(str(path)).rstrip('/')}/")
+
+
+def _remote_folder(uri: str) -> Folder:
+    base, mark, query = uri.partition("?")
+    return Folder(f"{base.rstrip('/')}/", mark + query)
 
 
 def _child_uri(uri: str, relative: str) -> str:

@@ -95,6 +95,11 @@ def find_registered(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path)
     return found
 
 
+def drop_cached(cache_dir: Path, sha256: str) -> None:
+    """Delete this node's copy of a content that lies in an object store, if it has one."""
+    _cached(cache_dir, sha256).unlink(missing_ok=True)
+
+
 def _local(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetched:
     try:
         now = stamp_of(uri)

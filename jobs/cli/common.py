@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TO
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Channels = Annotated[list[str] | None, typer.Option("--channel", help="Only of this channel; may be repeated.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; may be repeated.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Collections = Annotated[
     list[str] | None, typer.Option("--collection", help="Only in this collection; may be repeated.")
 ]
@@ -55,10 +57,29 @@ def print_json(value: Any) -> None:
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:
     """Left-aligned columns as wide as their content."""
+    for line in table_lines(header, rows):
+        typer.echo(line)
+
+
+def table_lines(header: list[str], rows: list[list[Any]]) -> list[str]:
+    """The lines of `print_table`."""
     texts = [[_one_line(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [header, *texts]) for i in range(len(header))]
-    for line in [header, *texts]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *texts]
+    ]
+
+
+def confirm(question: str, yes: bool) -> bool:
+    """Whether the person agrees; `UsageError` where nobody can be asked and --yes was not given."""
+    from cluster.errors import UsageError
+
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody can be asked here: add --yes to do it")
+    return typer.confirm(question)
 
 
 def _one_line(text: str) -> str:

@@ -25,6 +25,7 @@ def plan(
     from cluster.lanes import parse_lanes
     from cluster.plan import Work, make_plan
     from cluster.plan import explain as explain_plan
+    from jobs.forecast import foretell, informed
     from jobs.runners import this_node
     from jobs.spec import chain_names
 
@@ -35,19 +36,21 @@ def plan(
         with conn.transaction(force_rollback=True):
             ledger.ensure_units(conn, ids, prints, list(prints))
             rows, _ = ledger.pending_rows(conn, ledger.Selection(ids), prints, wanted)
-    work = Work(sum(r.duration_ms or 0 for r in rows) / 1000, len(rows))
-    if hours is not None:
-        work = Work(hours * 3600, max(1, round(hours)))
-    made = make_plan(
-        work,
-        [this_node(settings)],
-        chain_names(settings, wanted),
-        runner=settings.runner,
-        max_connections=int(row[0]),
-    )
+        work = Work(sum(r.duration_ms or 0 for r in rows) / 1000, len(rows))
+        if hours is not None:
+            work = Work(hours * 3600, max(1, round(hours)))
+        made = make_plan(
+            work,
+            [this_node(settings)],
+            chain_names(settings, wanted),
+            runner=settings.runner,
+            max_connections=int(row[0]),
+        )
+        forecast = foretell(conn, settings, prints, wanted, made)
+    made = informed(made, forecast)
     if as_json:
-        print_json(asdict(made))
+        print_json({**asdict(made), "forecast": asdict(forecast)})
         return
-    lines = explain_plan(made, work)
+    lines = [*explain_plan(made, work), *([forecast.describe(work.media_s)] if work.assets else [])]
     for line in lines if explain else lines[1:]:
         typer.echo(line)

@@ -1,15 +1,19 @@
-"""`rushes status`: what the corpus holds, what the runs did."""
+"""`rushes status`: what the corpus holds, how far the runs are."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, print_table, short_uri
+from jobs.cli.common import AsJson, Config, corpus, print_json, print_table, settings_from, short_uri, table_lines
 
-WATCH_S = 2.0
+LIVE_EVERY_S, LINE_EVERY_S = 2.0, 60.0
+# A driver that lost its connection takes its lock back sooner, or its run is dead.
+GONE_AFTER_S = 60.0
 
 
 def status(
@@ -22,37 +26,167 @@ def status(
     """The corpus and its latest runs, or one run."""
     with corpus(config) as conn:
         if run is None and not watch:
-            _corpus(conn, limit, as_json)
+            _corpus(conn, settings_from(config), limit, as_json)
             return
-        while True:
-            found = _run(conn, run)
-            print_json(found) if as_json else typer.echo(_run_line(found))
-            if not watch or found["state"] != "running":
-                return
-            time.sleep(WATCH_S)
+        chosen = _chosen(conn, run)
+        if watch:
+            _watch(lambda: _view(conn, chosen), as_json)
+            return
+        found = _view(conn, chosen)
+    print_json(found) if as_json else print_lines(run_lines(found))
 
 
-def _corpus(conn: Any, limit: int, as_json: bool) -> None:
-    from cluster.db import report, spaces
+def print_lines(lines: list[str]) -> None:
+    """One after the other on standard output."""
+    for line in lines:
+        typer.echo(line)
+
+
+def _chosen(conn: Any, prefix: str | None) -> str:
+    from cluster.db import report
+    from cluster.errors import UsageError
+
+    if prefix is not None:
+        return report.find_run(conn, prefix)["run_id"]
+    latest = report.runs_table(conn, 1)
+    if not latest:
+        raise UsageError("no run yet: start one with `rushes ingest PATH`")
+    return latest[0]["run_id"]
+
+
+def _view(conn: Any, run_id: str) -> dict[str, Any]:
+    from cluster.db import progress, report
+
+    return progress.run_view(conn, report.find_run(conn, run_id))
+
+
+def _watch(look: Callable[[], dict[str, Any]], as_json: bool) -> None:
+    """Renew a table on a terminal, print a line a minute elsewhere, and all of it when the run ends."""
+    if sys.stdout.isatty() and not as_json:
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(auto_refresh=False, transient=True) as live:
+            last = _until_ended(look, lambda view: live.update(Text("\n".join(run_lines(view))), refresh=True), 0.0)
+    else:
+        last = _until_ended(look, lambda view: typer.echo(run_line(view), err=as_json), LINE_EVERY_S)
+    print_json(last) if as_json else print_lines(run_lines(last))
+
+
+def _until_ended(
+    look: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], every_s: float
+) -> dict[str, Any]:
+    shown = -every_s
+    held = began = time.monotonic()
+    while True:
+        view, now = look(), time.monotonic()
+        held = now if view["driver"] else held
+        if view["state"] != "running" or now - held > GONE_AFTER_S:
+            return view
+        if now - began - shown >= every_s:
+            shown = now - began
+            show(view)
+        time.sleep(LIVE_EVERY_S)
+
+
+def run_line(view: dict[str, Any]) -> str:
+    """A run in one line: state, done of planned, failed, rates, time left."""
+    ended = view["summary"] or {}
+    counts = [f"{ended[name]} {name}" for name in ("ok", "failed", "skipped") if name in ended]
+    parts = [f"{view['planned']} assets planned", *(counts or [f"{view['settled']} settled"]), *_rates(view)]
+    return f"run {view['run_id'][:8]} {_state(view)}: {' · '.join(parts)}"
+
+
+def run_lines(view: dict[str, Any]) -> list[str]:
+    """A run as a table by lane, with rates, what runs now, the slowest assets and the last failures."""
+    from jobs.summary import duration
+
+    lines = [run_line(view)]
+    if view["lanes"]:
+        header = ["lane", "done", "total", "running", "failed", "skipped", "to retry"]
+        names = ("lane", "done", "total", "running", "failed", "skipped", "retrying")
+        lines += [
+            "",
+            *table_lines(header, [["?" if row[n] is None else row[n] for n in names] for row in view["lanes"]]),
+        ]
+    if view["running"]:
+        lines += ["", "running now:"]
+        lines += [
+            f"  {short_uri(r['name'])}: {', '.join(r['lanes'])} for {duration(r['for_s'])}" for r in view["running"]
+        ]
+    if view["slowest"]:
+        lines += ["", "slowest:", *(f"  {_slow(row)}" for row in view["slowest"])]
+    if view["failures"]:
+        lines += ["", "last failures:"]
+        lines += [f"  {short_uri(r['uri'])}: {r['failure']} in {r['stage']}: {r['message']}" for r in view["failures"]]
+    return lines
+
+
+def _state(view: dict[str, Any]) -> str:
+    return view["state"] if view["driver"] else "running, but its driver is gone (the next command takes it over)"
+
+
+def _rates(view: dict[str, Any]) -> list[str]:
+    from jobs.summary import duration
+
+    running, parts = view["state"] == "running", []
+    if running and view["hours_per_hour_now"] is not None:
+        parts.append(f"{view['hours_per_hour_now']:.1f} h/h now")
+    if view["hours_per_hour"] is not None:
+        parts.append(f"{view['hours_per_hour']:.1f} h/h overall")
+    if running and view["eta_s"] is not None:
+        parts.append(f"{duration(view['eta_s'])} left")
+    return parts
+
+
+def _slow(row: dict[str, Any]) -> str:
+    return (
+        f"{short_uri(row['name'])}: {row['x_realtime']:.1f}x realtime, {row['stage']} took "
+        f"{row['stage_s']:.1f} of {row['seconds']:.1f} s"
+    )
+
+
+def _corpus(conn: Any, settings: Any, limit: int, as_json: bool) -> None:
+    from actors.lanes import fingerprints
+    from cluster.db import progress, report, spaces
+    from cluster.db.turns import with_names
 
     totals, runs = report.totals(conn), report.runs_table(conn, 5)
-    listed = report.assets_table(conn, limit=limit)
+    totals |= progress.source_counts(conn)
+    lanes = progress.lane_table(conn, fingerprints(settings))
+    listed = with_names(conn, report.assets_table(conn, limit=limit))
     if as_json:
-        print_json({"totals": totals, "runs": runs, "assets": listed})
+        print_json({"totals": totals, "lanes": lanes, "runs": runs, "assets": listed})
         return
-    typer.echo(
-        f"{totals['assets']} assets from {totals['sources']} sources, {totals['media_ms'] / 3_600_000:.2f} h; "
-        f"{totals['segments']} segments, {totals['voices']} voices, {totals['chunks']} chunks; "
-        f"{totals['pending']} units pending under any settings, {totals['failed']} assets failed"
-    )
+    print_lines(corpus_lines(totals, lanes))
     for space in spaces.list_spaces(conn):
         mark = "active" if space.is_active else "kept"
         typer.echo(f"{space.kind} space {space.space_id}: {space.profile}, {space.dimension}-d, {mark}")
     if runs:
-        print_table(["run", "state", "started", "planned", "ok", "failed"], [_run_row(row) for row in runs])
+        typer.echo("")
+        print_table(["run", "kind", "state", "started", "planned", "ok", "failed"], [_run_row(row) for row in runs])
     if listed:
         typer.echo("")
         print_assets(listed)
+
+
+def corpus_lines(totals: dict[str, Any], lanes: list[dict[str, Any]]) -> list[str]:
+    """What the corpus holds, and per lane what is done under the settings in force."""
+    lines = [
+        f"{totals['assets']} assets from {totals['sources']} sources, {totals['media_ms'] / 3_600_000:.2f} h; "
+        f"{totals['segments']} segments, {totals['voices']} voices, {totals['chunks']} chunks"
+    ]
+    if totals["gone"]:
+        lines.append(f"{totals['gone']} source(s) gone; {totals['vanished']} asset(s) without any source")
+    if totals["assets"]:
+        header = ["lane", "done", "pending", "running", "failed", "skipped", "total", "hours"]
+        lines += ["", *table_lines(header, [_lane_row(row) for row in lanes]), ""]
+    return lines
+
+
+def _lane_row(row: dict[str, Any]) -> list[Any]:
+    names = ("lane", "done", "pending", "running", "failed", "skipped", "total")
+    return [*(row[name] for name in names), f"{row['done_ms'] / 3_600_000:.2f} of {row['total_ms'] / 3_600_000:.2f}"]
 
 
 def print_assets(listed: list[dict[str, Any]]) -> None:
@@ -63,47 +197,38 @@ def print_assets(listed: list[dict[str, Any]]) -> None:
 def asset_row(row: dict[str, Any]) -> list[Any]:
     """One asset as table cells; failed or skipped ones say why."""
     from cluster.conversation import describe_counts
-    from jobs.summary import duration
 
-    uris = row["uris"] or ["?"]
-    more = f" (+{len(uris) - 1} same)" if len(uris) > 1 else ""
-    length = duration(row["duration_ms"] / 1000) if row["duration_ms"] is not None else "?"
-    lanes = lane_states(row["lanes"] or {})
     what = row["reason"] or ""
     if row["speakers"]:
-        what = describe_counts(dict(row["speakers"]))
+        what = describe_counts(dict(row["speakers"]), row.get("names"))
     elif not what and (row["lanes"] or {}).get("speech") == "done":
         what = "no speech"
-    return [row["sha256"][:8], short_uri(uris[0]) + more, length, lanes, what]
+    return [row["sha256"][:8], source_cell(row), length_cell(row), lane_states(row["lanes"] or {}), what]
+
+
+def length_cell(row: dict[str, Any]) -> str:
+    """How long the asset is; `?` when nobody knows."""
+    from jobs.summary import duration
+
+    return duration(row["duration_ms"] / 1000) if row["duration_ms"] is not None else "?"
+
+
+def source_cell(row: dict[str, Any]) -> str:
+    """The asset's first source, how many more lead to it, and whether it vanished."""
+    there = sum(source["gone_at"] is None for source in row["sources"])
+    gone = len(row["sources"]) - there
+    more = f" (+{there - 1} same)" if there > 1 else ""
+    marks = " (vanished)" if not there else f" ({gone} gone)" if gone else ""
+    return short_uri(row["uris"][0]) + more + marks
 
 
 def lane_states(lanes: dict[str, str]) -> str:
     """`done` when every lane is, `failed` when speech is; else lane by lane."""
+    if not lanes:
+        return "-"
     if len(set(lanes.values())) == 1 or lanes.get("speech") == "failed":
         return lanes["speech"] if "speech" in lanes else next(iter(lanes.values()))
     return " ".join(f"{lane}:{state}" for lane, state in sorted(lanes.items()))
-
-
-def _run(conn: Any, prefix: str | None) -> dict[str, Any]:
-    from cluster.db import report
-    from cluster.errors import UsageError
-
-    if prefix is None:
-        latest = report.runs_table(conn, 1)
-        if not latest:
-            raise UsageError("no run yet: start one with `rushes ingest PATH`")
-        prefix = latest[0]["run_id"]
-    found = report.find_run(conn, prefix)
-    return {**found, "units": report.run_progress(conn, found["run_id"])}
-
-
-def _run_line(found: dict[str, Any]) -> str:
-    units = ", ".join(f"{count} {state}" for state, count in sorted(found["units"].items()))
-    summary = found["summary"] or {}
-    rate = f" · {summary['hours_per_hour']} h/h · {summary['ok']} ok · {summary['failed']} failed" if summary else ""
-    return (
-        f"run {found['run_id'][:8]} {found['state']}: {found['planned']} assets planned; units: {units or 'none'}{rate}"
-    )
 
 
 def _run_row(row: dict[str, Any]) -> list[Any]:
@@ -111,6 +236,6 @@ def _run_row(row: dict[str, Any]) -> list[Any]:
 
     summary = row["summary"] or {}
     return [
-        row["run_id"][:8], row["state"], summary_time(row["started_at"]), row["planned"],
+        row["run_id"][:8], row["kind"], row["state"], summary_time(row["started_at"]), row["planned"],
         summary.get("ok", ""), summary.get("failed", ""),
     ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""Assets as people keep them: a list by name, with tags and collections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from cluster.errors import UsageError
+
+LONGEST_LABEL = 200
+Label = Literal["tag", "collection"]
+_TABLES = {"tag": "asset_tags", "collection": "asset_collections"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which assets to list: these ids (None: all), only those without a source, so many, after so many."""
+
+    asset_ids: Sequence[int] | None = None
+    vanished: bool = False
+    limit: int | None = None
+    offset: int = 0
+
+
+# The page is cut before anything is looked up for it.
+_ASSETS = """
+WITH page AS (
+  SELECT a.asset_id, n.name FROM assets a JOIN asset_names n USING (asset_id)
+  WHERE (%(ids)s::bigint[] IS NULL OR a.asset_id = ANY(%(ids)s)) AND (NOT %(vanished)s OR NOT EXISTS
+    (SELECT 1 FROM sources s WHERE s.asset_id = a.asset_id AND gone_at IS NULL))
+  ORDER BY n.name, a.asset_id LIMIT %(limit)s OFFSET %(offset)s)
+SELECT a.asset_id, p.name, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
+       a.title, a.channel,
+       ARRAY(SELECT tag FROM asset_tags t WHERE t.asset_id = a.asset_id ORDER BY 1) AS tags,
+       ARRAY(SELECT collection FROM asset_collections c WHERE c.asset_id = a.asset_id ORDER BY 1) AS collections,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('uri', uri, 'gone_at', gone_at) ORDER BY gone_at IS NOT NULL, uri)
+          FROM sources s WHERE s.asset_id = a.asset_id), '[]') AS sources,
+       coalesce((SELECT array_agg(s.uri ORDER BY gone_at IS NOT NULL, s.uri) FROM sources s
+          WHERE s.asset_id = a.asset_id), ARRAY[p.name]) AS uris,
+       (SELECT jsonb_object_agg(lane, state) FROM (SELECT DISTINCT ON (lane) lane, state FROM units u
+          WHERE u.asset_id = a.asset_id ORDER BY lane, finished_at DESC NULLS LAST) l) AS lanes,
+       (SELECT jsonb_agg(jsonb_build_array(local_speaker, n) ORDER BY local_speaker) FROM
+          (SELECT local_speaker, count(*) n FROM segments g WHERE g.asset_id = a.asset_id GROUP BY 1) c) AS speakers,
+       (SELECT min(reason) FROM units u WHERE u.asset_id = a.asset_id AND state IN ('failed', 'skipped')
+          AND lane = 'speech') AS reason
+FROM page p JOIN assets a USING (asset_id) ORDER BY p.name, a.asset_id
+"""
+
+
+def list_assets(conn: psycopg.Connection[Any], page: Page) -> list[dict[str, Any]]:
+    """One row per asset, by name: sources, length, labels, lane states, segments per local speaker."""
+    values = {
+        "ids": None if page.asset_ids is None else list(page.asset_ids),
+        "vanished": page.vanished,
+        "limit": page.limit,
+        "offset": page.offset,
+    }
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_ASSETS, values).fetchall()
+
+
+def add_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: Sequence[int]) -> int:
+    """Give the assets a tag, or put them into a collection; returns how many did not have it yet.
+
+    Names that differ in case only are one: the spelling that stands is kept.
+    """
+    name = checked_label(kind, name)
+    table, column = sql.Identifier(_TABLES[kind]), sql.Identifier(kind)
+    query = sql.SQL(
+        "INSERT INTO {table} (asset_id, {column}) SELECT a, coalesce((SELECT min({column}) FROM {table}"
+        "   WHERE lower({column}) = lower(%(name)s)), %(name)s) FROM unnest(%(ids)s::bigint[]) a"
+        " WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE asset_id = a AND lower({column}) = lower(%(name)s))"
+        " ORDER BY a ON CONFLICT DO NOTHING"
+    ).format(table=table, column=column)
+    return conn.execute(query, {"name": name, "ids": sorted(set(asset_ids))}).rowcount
+
+
+def drop_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: Sequence[int]) -> int:
+    """Take the tag or collection from the assets; returns how many had it."""
+    query = sql.SQL("DELETE FROM {} WHERE asset_id = ANY(%s) AND lower({}) = lower(%s)").format(
+        sql.Identifier(_TABLES[kind]), sql.Identifier(kind)
+    )
+    return conn.execute(query, (list(asset_ids), name.strip())).rowcount
+
+
+def checked_label(kind: Label, name: str) -> str:
+    """The name without blanks around it; `UsageError` for one that nobody could read back."""
+    name = name.strip()
+    if not name or not name.isprintable() or len(name) > LONGEST_LABEL:
+        raise UsageError(f"{kind} {name[:40]!r}: give 1 to {LONGEST_LABEL} printable characters")
+    return name

@@ -1,0 +1,195 @@
+"""Assets under their labels, and forgotten without a trace."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from psycopg import sql
+
+from cluster.db import results
+from cluster.db.assets import Page, add_label, drop_label, list_assets
+from cluster.db.check import check_corpus
+from cluster.db.connect import open_connection
+from cluster.db.filter import AssetFilter, matching
+from cluster.db.forget import forget_asset, holdings, without_source
+from cluster.errors import UsageError
+from cluster.media import store
+from tests.archive import run
+from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
+from tests.test_cli import rushes
+from tests.test_hostile_changes import Meanwhile
+
+
+def committed(db, name, *, sound=None):
+    run_id, made, asset_id = new_run(db), make_spaces(db), new_asset(db, name)
+    row = computed_row(asset_id, claimed(db, run_id, asset_id))
+    row["audio_sha256"] = sound or row["audio_sha256"]
+    assert results.commit_row(db, run_id, row, made) == "done"
+    return asset_id
+
+
+def row_counts(db) -> dict[str, int]:
+    """Every table of the schema, those of the spaces among them -> its rows."""
+    tables = db.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        " AND table_type = 'BASE TABLE'"
+    ).fetchall()
+    count = sql.SQL("SELECT count(*) FROM {}")
+    return {name: db.execute(count.format(sql.Identifier(name))).fetchone()[0] for (name,) in tables}
+
+
+def everything_about(db, asset_id):
+    """One row of every kind that may hang on an asset, beside those of its commit."""
+    add_label(db, "tag", "news", [asset_id])
+    add_label(db, "collection", "spring", [asset_id])
+    db.execute("INSERT INTO given_turns VALUES (%s, 0, 0, 900, 0, 'Ann')", (asset_id,))
+    db.execute("INSERT INTO crash_claims VALUES (gen_random_uuid(), %s, gen_random_uuid(), 'decode', 1)", (asset_id,))
+    db.execute(
+        "INSERT INTO failures (asset_id, uri, failure, stage, message) SELECT a, u, 'bad_media', 'decode', '-'"
+        " FROM (SELECT %s::bigint AS a, NULL AS u UNION SELECT NULL, '/media/a') t",
+        (asset_id,),
+    )
+
+
+def test_no_row_and_no_vector_of_a_forgotten_asset_is_left_in_any_table(db):
+    make_spaces(db)
+    kept = {"schema_migrations", "spaces", "runs"}
+    before = {name: count for name, count in row_counts(db).items() if name not in kept}
+    asset_id = committed(db, "a")
+    everything_about(db, asset_id)
+    held = {name: count for name, count in row_counts(db).items() if name not in kept}
+    untouched = sorted(name for name in held if held[name] == before[name])
+    assert untouched == [], "a table that this test does not fill proves nothing"
+    assert forget_asset(db, asset_id)
+    assert {name: count for name, count in row_counts(db).items() if name not in kept} == before
+    assert not forget_asset(db, asset_id)
+
+
+def test_forgetting_one_leaves_the_others_and_voices_that_sound_the_same(db):
+    one, twin, other = committed(db, "a", sound="aa" * 32), committed(db, "b", sound="aa" * 32), committed(db, "c")
+    cached = "SELECT count(*) FROM voice_cache_1"
+    before = db.execute(cached).fetchone()[0]
+    assert forget_asset(db, one)
+    assert db.execute(cached).fetchone()[0] == before
+    assert forget_asset(db, twin)
+    assert 0 < db.execute(cached).fetchone()[0] < before
+    assert [row["asset_id"] for row in list_assets(db, Page())] == [other]
+    assert set(check_corpus(db).values()) == {0}
+
+
+def test_a_late_commit_of_a_forgotten_asset_writes_nothing(db, db_url):
+    run_id, made, asset_id = new_run(db), make_spaces(db), new_asset(db, "a")
+    row = computed_row(asset_id, claimed(db, run_id, asset_id))
+    assert forget_asset(db, asset_id)
+    before = row_counts(db)
+    assert results.commit_row(db, run_id, row, made) == "fenced"
+    assert row_counts(db) == before
+
+
+def test_forgetting_waits_for_a_commit_in_progress_and_takes_its_rows_too(db, db_url):
+    run_id, made, asset_id = new_run(db), make_spaces(db), new_asset(db, "a")
+    row = computed_row(asset_id, claimed(db, run_id, asset_id))
+    before = row_counts(db)
+    with open_connection(db_url) as other:
+        forgetting = threading.Thread(target=forget_asset, args=(other, asset_id))
+        with db.transaction():
+            results.commit_row(db, run_id, row, made)
+            forgetting.start()
+            while not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                time.sleep(0.01)
+        forgetting.join()
+    after = row_counts(db)
+    assert (after["assets"], after["segments"], after["voice_cache_1"]) == (0, 0, 0)
+    assert before["assets"] == 1
+
+
+def test_a_run_says_that_an_asset_was_forgotten_under_it(corpus_url, corpus, media):
+    def forget() -> None:
+        with open_connection(corpus_url) as conn:
+            [(asset_id,)] = conn.execute("SELECT asset_id FROM sources WHERE uri LIKE '%/silence.wav'").fetchall()
+            assert forget_asset(conn, asset_id)
+
+    inputs = [str(media / "silence.wav")]
+    summary = run(corpus_url, inputs, reporter=Meanwhile(forget), force=True, lanes=("speech",))
+    assert (summary.exit_code, summary.ok, summary.failed, summary.skipped, summary.missing) == (0, 0, 0, 1, 0)
+    assert summary.notes == [f"forgotten meanwhile: {media / 'silence.wav'}"]
+    assert corpus.execute("SELECT count(*) FROM sources WHERE uri LIKE '%/silence.wav'").fetchone() == (0,)
+
+
+def test_labels_are_added_once_whatever_their_case_and_taken_away(db):
+    ids = [new_asset(db, name) for name in ("a", "b")]
+    assert add_label(db, "tag", " News ", ids[:1]) == 1
+    assert add_label(db, "tag", "NEWS", ids) == 1
+    assert [row["tags"] for row in list_assets(db, Page())] == [["News"], ["News"]]
+    assert matching(db, AssetFilter(tags=("news",))) == ids
+    assert drop_label(db, "tag", "news", ids[:1]) == 1
+    assert drop_label(db, "tag", "news", ids[:1]) == 0
+    for name in ("", " ", "a\nb", "x" * 201):
+        with pytest.raises(UsageError, match="printable"):
+            add_label(db, "collection", name, ids)
+
+
+def test_a_list_is_paged_by_name_and_tells_what_vanished(db):
+    ids = [new_asset(db, f"{number:02}.wav") for number in range(5)]
+    db.execute("UPDATE sources SET gone_at = now() WHERE uri LIKE '%%/03.wav'")
+    assert [row["asset_id"] for row in list_assets(db, Page(limit=2, offset=1))] == ids[1:3]
+    assert [row["asset_id"] for row in list_assets(db, Page(vanished=True))] == [ids[3]] == without_source(db)
+    assert [row["asset_id"] for row in list_assets(db, Page(ids[:2]))] == ids[:2]
+    assert list_assets(db, Page(ids[3:4]))[0]["sources"][0]["gone_at"] is not None
+
+
+def test_a_page_of_ten_thousand_assets_is_looked_up_alone(db):
+    db.execute(
+        "INSERT INTO assets (sha256, byte_size, media_kind, audio_stream, duration_ms)"
+        " SELECT sha256(n::text::bytea), 1, 'audio', 0, 1000 FROM generate_series(1, 10000) n"
+    )
+    db.execute("INSERT INTO sources (uri, asset_id, byte_size) SELECT '/media/' || asset_id, asset_id, 1 FROM assets")
+    db.execute("ANALYZE")
+    began = time.perf_counter()
+    assert len(list_assets(db, Page())) == 10_000
+    whole_s = time.perf_counter() - began
+    began = time.perf_counter()
+    assert len(list_assets(db, Page(limit=10))) == 10
+    assert time.perf_counter() - began < whole_s / 3
+
+
+def test_the_commands_label_list_and_forget(corpus_url, media, tmp_path):
+    assert "1 asset(s) added" in rushes("assets", "tag", "News", "call.wav", url=corpus_url).stdout
+    assert "2 asset(s) added" in rushes("assets", "collect", "spring", "call.wav", "mute.mp4", url=corpus_url).stdout
+    [row] = json.loads(rushes("assets", "list", "--tag", "news", "--json", url=corpus_url).stdout)
+    assert (row["tags"], row["collections"], len(row["sources"])) == (["News"], ["spring"], 2)
+    assert "#News, spring" in rushes("assets", "list", "-n", "5", url=corpus_url).stdout
+    absent = rushes("assets", "untag", "weather", "call.wav", url=corpus_url)
+    assert (absent.returncode, "has the tag 'weather'" in absent.stderr) == (2, True)
+    wrong = rushes("assets", "tag", "x", "mute.mp4", "nothing.wav", url=corpus_url)
+    assert (wrong.returncode, "no asset matches 'nothing.wav'" in wrong.stderr) == (2, True)
+
+    dry = rushes("forget", "call.wav", "--dry-run", url=corpus_url)
+    assert "1 asset(s) would be forgotten" in dry.stdout
+    refused = rushes("forget", "call.wav", url=corpus_url)
+    assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
+    assert rushes("forget", url=corpus_url).returncode == 2
+    done = rushes("forget", "call.wav", "--yes", url=corpus_url)
+    assert "forgotten: 1 asset(s); a later ingest" in done.stdout
+    assert (media / "call.wav").exists()
+    assert rushes("show", "call.wav", url=corpus_url).returncode == 2
+    assert rushes("db", "check", url=corpus_url).returncode == 0
+    assert "nothing to forget" in rushes("forget", "--vanished", "--yes", url=corpus_url).stdout
+
+
+def test_the_nodes_copy_of_an_object_goes_with_its_asset(tmp_path):
+    copy = tmp_path / "ab" / f"ab{'0' * 62}"
+    copy.parent.mkdir()
+    copy.write_bytes(b"x")
+    store.drop_cached(tmp_path, copy.name)
+    store.drop_cached(tmp_path, copy.name)
+    assert not copy.exists()
+
+
+def test_what_is_held_of_an_asset_is_counted(db):
+    asset_id = committed(db, "a")
+    [held] = holdings(db, [asset_id])
+    assert (held.segments, held.voices, held.chunks, held.voice_key) == (4, 3, 1, True)

@@ -1,0 +1,149 @@
+"""How far the work is, from the ledger alone."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from cluster.db import progress, report, results, runs
+from cluster.db.progress import Settled, rate_now
+from jobs.cli import status
+from tests.archive import run
+from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.test_cli import rushes
+from tests.test_hostile_changes import Meanwhile
+
+
+def settled(*pairs):
+    return [Settled(age_s, media_s) for age_s, media_s in pairs]
+
+
+@pytest.mark.parametrize(
+    ("latest", "elapsed_s", "expected"),
+    [
+        ([], 100.0, None),
+        (settled((10, 3600)), 100.0, 36.0),
+        (settled(*[(10 * n, 60) for n in range(1, 21)]), 1000.0, 20 * 60 / 300),
+        (settled(*[(10 * n, 60) for n in range(1, 21)]), 200.0, 20 * 60 / 200),
+        (settled(*[(100 * n, 60) for n in range(1, 12)]), 9000.0, 10 * 60 / 1100),
+        (settled(*[(100 * n, 60) for n in range(1, 11)]), 9000.0, 10 * 60 / 9000),
+    ],
+)
+def test_the_rate_is_that_of_five_minutes_or_of_ten_assets(latest, elapsed_s, expected):
+    assert rate_now(latest, elapsed_s) == expected
+
+
+def view_of(db, run_id):
+    return progress.run_view(db, report.find_run(db, str(run_id)))
+
+
+def planned_run(db, assets, media_s):
+    run_id = new_run(db)
+    runs.set_planned(db, run_id, assets, {"media_s": media_s, "lanes": dict.fromkeys(PRINTS, assets)})
+    return run_id
+
+
+def commit(db, run_id, name, timings, **fields):
+    asset_id = new_asset(db, name, **fields)
+    row = computed_row(asset_id, claimed(db, run_id, asset_id))
+    row["timings"] = [{"stage": stage, "seconds": seconds} for stage, seconds in timings.items()]
+    results.commit_row(db, run_id, row, make_spaces(db))
+    return asset_id
+
+
+def test_a_running_run_tells_lanes_rates_time_left_and_the_slowest(db):
+    run_id = planned_run(db, 4, 4 * 3600.0)
+    commit(db, run_id, "quick", {"decode": 10.0, "transcribe": 20.0}, duration_ms=3_600_000)
+    commit(db, run_id, "slow", {"decode": 10.0, "transcribe": 890.0}, duration_ms=3_600_000)
+    busy = new_asset(db, "busy")
+    claimed(db, run_id, busy)
+    db.execute("UPDATE units SET started_at = now() - interval '1 hour', finished_at = now() WHERE state = 'done'")
+    view = view_of(db, run_id)
+    assert (view["state"], view["driver"], view["settled"]) == ("running", True, 2)
+    [speech] = [row for row in view["lanes"] if row["lane"] == "speech"]
+    assert [speech[name] for name in ("done", "total", "running", "failed", "retrying")] == [2, 4, 1, 0, 0]
+    assert view["hours_per_hour"] == pytest.approx(2.0, rel=0.01)
+    assert view["hours_per_hour_now"] == pytest.approx(2.0, rel=0.01)
+    assert view["eta_s"] == pytest.approx(3600, rel=0.01)
+    assert [(row["name"], row["stage"], row["x_realtime"]) for row in view["slowest"]] == [
+        ("/media/slow", "transcribe", 4.0),
+        ("/media/quick", "transcribe", 120.0),
+    ]
+    assert [row["name"] for row in view["running"]] == ["/media/busy"]
+    text = "\n".join(status.run_lines(view))
+    assert "4 assets planned · 2 settled · 2.0 h/h now · 2.0 h/h overall · 1:00:00 left" in text
+    assert "media/slow: 4.0x realtime, transcribe took 890.0 of 900.0 s" in text
+
+
+def test_failures_and_waiting_retries_are_told_with_their_reasons(db):
+    run_id, made = planned_run(db, 2, 120.0), make_spaces(db)
+    for name, failure in (("broken", "bad_media"), ("tired", "transient")):
+        asset_id = new_asset(db, name)
+        row = computed_row(asset_id, claimed(db, run_id, asset_id))
+        row["error"] = {"failure": failure, "stage": "decode", "message": f"{name} it is", "lanes": None, "attempts": 1}
+        results.commit_row(db, run_id, row, made)
+    view = view_of(db, run_id)
+    [speech] = [row for row in view["lanes"] if row["lane"] == "speech"]
+    assert (speech["failed"], speech["retrying"]) == (1, 1)
+    assert [item["message"] for item in view["failures"]] == ["broken it is"]
+    assert "media/broken: bad_media in decode: broken it is" in "\n".join(status.run_lines(view))
+
+
+def test_a_run_without_a_driver_says_so_and_one_that_ended_needs_none(db, db_url):
+    run_id = uuid.uuid4()
+    db.execute("INSERT INTO runs (run_id, kind, config) VALUES (%s, 'ingest', '{}')", (run_id,))
+    view = view_of(db, run_id)
+    assert not view["driver"]
+    assert "its driver is gone" in status.run_line(view)
+    assert view["lanes"] == []
+    assert view["eta_s"] is None
+    runs.start_run(db, run_id, "ingest", {})
+    assert view_of(db, run_id)["driver"]
+    runs.finish_run(db, run_id, "done", {})
+    assert view_of(db, run_id)["driver"]
+
+
+def test_lanes_count_every_asset_under_the_settings_in_force(db):
+    run_id = planned_run(db, 1, 60.0)
+    commit(db, run_id, "done", {"decode": 1.0})
+    new_asset(db, "new", duration_ms=120_000)
+    new_asset(db, "mute", audio_stream=None)
+    new_asset(db, "broken", media_kind=None, audio_stream=None, duration_ms=None)
+    table = {row["lane"]: row for row in progress.lane_table(db, PRINTS)}
+    speech = table["speech"]
+    assert [speech[name] for name in (*progress.STATES, "total")] == [1, 1, 0, 1, 1, 4]
+    assert (speech["done_ms"], speech["total_ms"]) == (60_000, 180_000)
+    other = progress.lane_table(db, {"speech": "other settings"})[0]
+    assert (other["done"], other["pending"]) == (0, 2)
+    totals = {**report.totals(db), **progress.source_counts(db)}
+    assert any("0.02 of 0.05" in line for line in status.corpus_lines(totals, list(table.values())))
+
+
+def test_another_process_watches_a_run_that_works(corpus_url, media):
+    told = {}
+
+    def look() -> None:
+        told.update(json.loads(rushes("status", "--json", url=corpus_url).stdout))
+        told["view"] = json.loads(rushes("status", told["runs"][0]["run_id"][:8], "--json", url=corpus_url).stdout)
+
+    summary = run(corpus_url, [str(media / "call.wav")], reporter=Meanwhile(look), force=True)
+    assert told["view"]["run_id"] == summary.run_id
+    assert (told["view"]["state"], told["view"]["driver"], told["view"]["planned"]) == ("running", True, 1)
+    assert {row["lane"]: row["total"] for row in told["view"]["lanes"]} == dict.fromkeys(PRINTS, 1)
+    assert {row["lane"]: row["pending"] for row in told["lanes"]} == dict.fromkeys(PRINTS, 1)
+    ended = rushes("status", summary.run_id[:8], "--watch", url=corpus_url)
+    assert ended.returncode == 0
+    assert "done: 1 assets planned · 1 ok · 0 failed · 0 skipped" in ended.stdout
+
+
+def test_a_watch_ends_with_the_run_or_with_its_driver(monkeypatch):
+    monkeypatch.setattr(status, "LIVE_EVERY_S", 0.0)
+    views = [{"state": state, "driver": True} for state in ("running", "running", "done")]
+    shown = []
+    last = status._until_ended(iter(views).__next__, shown.append, 0.0)
+    assert (last, len(shown)) == (views[2], 2)
+    monkeypatch.setattr(status, "GONE_AFTER_S", 0.0)
+    gone = {"state": "running", "driver": False}
+    assert status._until_ended(lambda: gone, shown.append, 60.0) == gone
