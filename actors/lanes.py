@@ -13,18 +13,21 @@ from actors.speech_activity import SpeechActivity
 from actors.texts import Texts
 from actors.transcribe import Transcribe
 from actors.voices import Voices
-from cluster.lanes import LANES
+from cluster.lanes import LANES, SPACE_OF_LANE
 from cluster.lanes import fingerprints as lane_fingerprints
 from cluster.ports import VoiceCache
+from cluster.profiles import ModelChoice
 from cluster.settings import Settings
 from cluster.stage import Stage
 
 
-def speech_chain(settings: Settings, *, voice_cache: VoiceCache | None = None, threads: int = 1) -> list[Stage]:
+def speech_chain(
+    settings: Settings, *, voice_cache: VoiceCache | None = None, threads: int = 1, torch_threads: int = 1
+) -> list[Stage]:
     """Every stage of the speech lane and its children, in order; constructors load nothing.
 
-    `threads` go to the recogniser. Torch keeps one, for the whole process: its recurrent voice
-    encoder gains an eighth of wall time from a second thread and spends three quarters more CPU.
+    `threads` go to the recogniser. Torch keeps one for the whole process where voices are computed: its
+    recurrent voice encoder gains an eighth of wall time from a second thread and spends three quarters more CPU.
     """
     low, high = settings.speaker_bounds()
     diarizer = Diarize(settings.model_choice("diarizer"), low, high)
@@ -40,7 +43,7 @@ def speech_chain(settings: Settings, *, voice_cache: VoiceCache | None = None, t
         *([diarizer] if settings.segment_source == "diarization" else []),
         Segments(settings.segment_source),
         Voices(settings.model_choice("voice"), voice_cache),
-        Texts(settings.model_choice("text")),
+        Texts(settings.model_choice("text"), threads=torch_threads),
     ]
     return chain
 
@@ -58,6 +61,21 @@ def identities(chain: Iterable[Stage]) -> dict[str, list[dict[str, Any]]]:
         for lane in stage.lanes:
             found[lane].append({"stage": stage.name, "version": stage.version, **stage.identity()})
     return found
+
+
+def space_identities(settings: Settings) -> dict[str, tuple[ModelChoice, dict[str, Any]]]:
+    """Kind of space -> the model choice and what else decides its vectors, under these settings."""
+    chain = {stage.name: stage for stage in speech_chain(settings)}
+    return {
+        kind: (settings.model_choice(kind), {"version": chain[lane].version, **chain[lane].identity()})
+        for lane, kind in SPACE_OF_LANE.items()
+    }
+
+
+def stored_fingerprints(settings: Settings, speech: str) -> dict[str, str]:
+    """The fingerprint of a transcript, and that of its text lane under these settings."""
+    texts = identities(speech_chain(settings))["texts"]
+    return lane_fingerprints({"texts": texts}, {"speech": speech})
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:

@@ -15,22 +15,19 @@ from actors.budget import Budget
 from cluster.chunking import CHUNK_PAUSE_MS, MAX_CHUNK_MS, Chunk, chunk
 from cluster.conversation import Segment
 from cluster.errors import RushesError, StageError
-from cluster.profiles import ModelChoice
+from cluster.profiles import HALF, ModelChoice, check_choice
 from cluster.types import with_column
 from cluster.weights import identity, locate
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-ENGINE = "sentence-transformers"
-HALF = ("float16", "bfloat16")
-PRECISIONS = ("default", "float32", *HALF)
-
 
 class Texts:
     """Segments to chunks with unit float32 vectors; the same object embeds queries for search.
 
-    `calls` counts the calls of the model: one per asset that has words, one per query.
+    The chunks of all rows of a table go through the model together. `calls` counts the calls of the model: one
+    per table that has words, one per query.
     """
 
     name = "texts"
@@ -66,7 +63,7 @@ class Texts:
         """Bring the model into memory. Raises `RushesError` when profile and model disagree."""
         if self._model is not None:
             return
-        _check_choice(self.choice)
+        check_choice(self.choice)
         folder = locate(self.choice.weights)
         import torch
 
@@ -78,8 +75,10 @@ class Texts:
 
     def process(self, table: pa.Table) -> pa.Table:
         """Fill `chunks`; a row whose segments are null (not empty) raises `StageError`."""
-        segments = table.column("segments")
-        return with_column(table, "chunks", [self._chunks(row.as_py()) for row in segments])
+        chunks = [self._chunks(row.as_py()) for row in table.column("segments")]
+        vectors = iter(self.embed_documents([item.text for row in chunks for item in row]))
+        rows = [[_chunk_row(item, vector) for item, vector in zip(row, vectors)] for row in chunks]  # noqa: B905
+        return with_column(table, "chunks", rows)
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors of texts to be found, shape (texts, dimension); none make no call."""
@@ -109,13 +108,11 @@ class Texts:
         assert self._model is not None
         return self._model
 
-    def _chunks(self, rows: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    def _chunks(self, rows: list[dict[str, Any]] | None) -> list[Chunk]:
         if rows is None:
             raise StageError("the row has no segments: its speech lane has not run")
         segments = [Segment.from_row(row) for row in rows]
-        chunks = chunk(segments, self.count_tokens, self.choice.max_tokens)
-        vectors = self.embed_documents([item.text for item in chunks])
-        return [_chunk_row(item, vector) for item, vector in zip(chunks, vectors, strict=True)]
+        return chunk(segments, self.count_tokens, self.choice.max_tokens)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         if not texts:
@@ -137,14 +134,21 @@ class Texts:
         )
 
 
+def torch_device(choice: ModelChoice) -> str:
+    """The device that torch runs the model on."""
+    import torch
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return automatic if choice.device == "auto" else choice.device
+
+
 def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransformer:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = automatic if choice.device == "auto" else choice.device
+    device = torch_device(choice)
     # a CPU has no use for half precision: it only gets slower and less exact
     half = choice.precision in HALF and device.startswith("cuda")
     return SentenceTransformer(
@@ -154,18 +158,6 @@ def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransfor
         trust_remote_code=False,
         model_kwargs={"dtype": getattr(torch, choice.precision) if half else torch.float32},
     )
-
-
-def _check_choice(choice: ModelChoice) -> None:
-    if choice.engine != ENGINE:
-        raise RushesError(
-            f"no text engine {choice.engine!r} (profile {choice.profile!r}): set RUSHES_TEXT_ENGINE={ENGINE}"
-        )
-    if choice.precision not in PRECISIONS:
-        raise RushesError(
-            f"text precision {choice.precision!r} (profile {choice.profile!r}) is not possible: "
-            f"set RUSHES_TEXT_PRECISION to one of {', '.join(PRECISIONS)}"
-        )
 
 
 def _check_model(model: SentenceTransformer, choice: ModelChoice) -> None:

@@ -13,6 +13,8 @@ from cluster.conversation import Segment, Word, join_words
 
 MAX_CHUNK_MS = 60_000
 CHUNK_PAUSE_MS = 1_500
+# A text has no more tokens than its parts together; what a tokenizer may do at the seams is below this.
+SEAM_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,13 @@ class _Limits:
     max_ms: int
     pause_ms: int
 
-    def hold(self, start_ms: int, end_ms: int, text: str) -> bool:
-        return end_ms - start_ms <= self.max_ms and self.count_tokens(text) <= self.max_tokens
+    def hold(self, start_ms: int, end_ms: int, text: str, most_tokens: int | None = None) -> bool:
+        """Whether the text fits; `most_tokens`, an upper bound of its tokens, may save counting them."""
+        if end_ms - start_ms > self.max_ms:
+            return False
+        return (most_tokens is not None and most_tokens <= self.max_tokens) or self.count_tokens(
+            text
+        ) <= self.max_tokens
 
 
 def chunk(
@@ -55,7 +62,8 @@ def chunk(
     limits = _Limits(count_tokens, max_tokens, max_ms, pause_ms)
     chunks: list[Chunk] = []
     for run in _runs([segment for segment in segments if segment.text], limits):
-        for start_ms, end_ms, text in _texts(run, limits):
+        # Of several segments it is known that they fit together.
+        for start_ms, end_ms, text in [_whole(run)] if len(run) > 1 else _texts(run, limits):
             chunks.append(Chunk(len(chunks), run[0].idx, run[-1].idx, start_ms, end_ms, text))
     return chunks
 
@@ -63,20 +71,23 @@ def chunk(
 def _runs(segments: Sequence[Segment], limits: _Limits) -> Iterator[list[Segment]]:
     """Segments grouped as tightly as the limits allow; an oversized one stands alone."""
     run: list[Segment] = []
+    tokens = 0
     for segment in segments:
-        if run and not _fits(run, segment, limits):
+        more = limits.count_tokens(segment.text) + SEAM_TOKENS
+        if run and not _fits(run, segment, limits, tokens + more):
             yield run
-            run = []
+            run, tokens = [], 0
         run.append(segment)
+        tokens += more
     if run:
         yield run
 
 
-def _fits(run: Sequence[Segment], segment: Segment, limits: _Limits) -> bool:
+def _fits(run: Sequence[Segment], segment: Segment, limits: _Limits, most_tokens: int) -> bool:
     if segment.start_ms - _end_ms(run) > limits.pause_ms:
         return False
     longer = [*run, segment]
-    return limits.hold(*_whole(longer))
+    return limits.hold(*_whole(longer), most_tokens)
 
 
 def _texts(run: Sequence[Segment], limits: _Limits) -> Iterator[tuple[int, int, str]]:

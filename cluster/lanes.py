@@ -11,6 +11,9 @@ from cluster.errors import UsageError
 
 PARENT: Mapping[str, str] = {"voices": "speech", "texts": "speech"}
 LANES = ("speech", "voices", "texts")
+SPACE_OF_LANE: Mapping[str, str] = {"voices": "voice", "texts": "text"}
+# Lanes that read the media itself; the others read committed rows.
+MEDIA_LANES = frozenset({"speech", "voices"})
 
 
 def parse_lanes(text: str | None) -> tuple[str, ...]:
@@ -36,9 +39,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprints(identities: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
-    """Lane -> fingerprint over its stages' identities and its parent's fingerprint."""
-    found: dict[str, str] = {}
+def fingerprints(
+    identities: Mapping[str, Sequence[Mapping[str, Any]]], known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Lane -> fingerprint over its stages' identities and its parent's fingerprint.
+
+    `known` are fingerprints of parents that stand already, whatever made them.
+    """
+    found: dict[str, str] = dict(known or {})
     for lane in LANES:
         if lane in identities:
             found[lane] = digest([found.get(PARENT.get(lane, ""), ""), list(identities[lane])])

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from cluster.errors import RushesError
 
 HEAR = ("decode", "speech_activity", "transcribe")
+TEXTS = {"texts"}
 ALONE_BELOW_S = 1_800.0
+# An hour of media is a second or two of text vectors.
+TEXTS_ALONE_BELOW_S = 100 * 3_600.0
 ALONE = ("inline", "worker")
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
@@ -41,6 +44,7 @@ class Rates:
     hear_gib: float = 0.7
     speak_gib: float = 1.8
     fused_x_realtime: float = 13.0
+    texts_x_realtime: float = 1_500.0
     hear_share_of_work: float = 0.8
     hear_gpu_share: float = 0.45
     speak_gpu_share: float = 0.45
@@ -102,7 +106,7 @@ def make_plan(
     rates = rates or Rates()
     cpus = sum(node.cpus for node in nodes)
     gpus = [gib for node in nodes for gib in node.gpu_gib]
-    small = work.media_s < ALONE_BELOW_S and not gpus
+    small = work.media_s < _alone_below_s(stages) and not gpus
     if runner in ALONE or (runner == "auto" and small):
         plan = _alone(work, cpus, stages, rates, runner)
     elif gpus:
@@ -112,13 +116,23 @@ def make_plan(
     return check(plan, nodes, max_connections)
 
 
+def _alone_below_s(stages: Sequence[str]) -> float:
+    return TEXTS_ALONE_BELOW_S if set(stages) == TEXTS else ALONE_BELOW_S
+
+
+def _fused_x_realtime(stages: Sequence[str], rates: Rates) -> float:
+    return rates.texts_x_realtime if set(stages) == TEXTS else rates.fused_x_realtime
+
+
 def _alone(work: Work, cpus: int, stages: Sequence[str], rates: Rates, runner: str) -> Plan:
     why = "asked for"
     if runner == "auto":
         runner = "worker"
-        why = f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {ALONE_BELOW_S / 60:.0f} min"
+        from_min = _alone_below_s(stages) / 60
+        why = f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {from_min:.0f} min"
     group = Group(runner, tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
-    return Plan(runner, (group,), why, rates.fused_x_realtime * min(cpus, 1.25), runner, 1 + DRIVER_CONNECTIONS)
+    speed = _fused_x_realtime(stages, rates) * min(cpus, 1.25)
+    return Plan(runner, (group,), why, speed, runner, 1 + DRIVER_CONNECTIONS)
 
 
 def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
@@ -129,7 +143,9 @@ def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
         actors = min(actors, fits)
         group = Group("fused", tuple(stages), actors, _cpus_each(cpus, actors), 1, gib_each=rates.fused_gib)
         why = f"{actors} fused replicas x {rates.fused_gib} GiB fit; one per core is the fastest cut on CPUs"
-        return Plan("ray", (group,), why, rates.fused_x_realtime * actors, "transcribe", actors + DRIVER_CONNECTIONS)
+        speed = _fused_x_realtime(stages, rates) * actors
+        limit = "texts" if set(stages) == TEXTS else "transcribe"
+        return Plan("ray", (group,), why, speed, limit, actors + DRIVER_CONNECTIONS)
     hear = max(
         1,
         min(

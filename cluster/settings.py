@@ -17,17 +17,16 @@ from pydantic_settings import (
 )
 
 from cluster.errors import UsageError
-from cluster.profiles import ROLES, ModelChoice, choose
+from cluster.profiles import ALL_ROLES, ModelChoice, choose, choose_optional
 
 _named_config: ContextVar[Path | None] = ContextVar("named_config", default=None)
 
 
-class RoleSettings(BaseModel):
-    """What a user may override for one role; unset fields come from the profile."""
+class ModelFields(BaseModel):
+    """What a model choice is made of; unset fields come from elsewhere."""
 
     model_config = ConfigDict(extra="forbid")
 
-    profile: str | None = None
     engine: str | None = None
     weights: str | None = None
     dimension: int | None = Field(None, ge=1, le=4000)
@@ -38,6 +37,18 @@ class RoleSettings(BaseModel):
     max_tokens: int | None = Field(None, ge=8)
     query_prefix: str | None = None
     document_prefix: str | None = None
+
+
+class RoleSettings(ModelFields):
+    """What a user may override for one role; unset fields come from the profile."""
+
+    profile: str | None = None
+
+
+class OwnProfile(ModelFields):
+    """One role of a profile of the user's own; unset fields come from the profile it extends."""
+
+    extends: str | None = None
 
 
 def default_data_dir() -> Path:
@@ -59,7 +70,10 @@ class Settings(BaseSettings):
     diarizer: RoleSettings = Field(default_factory=RoleSettings)
     voice: RoleSettings = Field(default_factory=RoleSettings)
     text: RoleSettings = Field(default_factory=RoleSettings)
-    profiles: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    reranker: RoleSettings = Field(default_factory=RoleSettings)
+    profiles: dict[str, dict[Literal["transcriber", "diarizer", "voice", "text", "reranker"], OwnProfile]] = Field(
+        default_factory=dict
+    )
 
     segment_source: Literal["diarization", "whisper"] = "diarization"
     language: str | None = None
@@ -87,13 +101,35 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_path()))
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path()))
 
     def model_choice(self, role: str) -> ModelChoice:
         """The model of `role` after profile and overrides; raises `UsageError` for unknown names."""
+        return choose(*self._asked(role))
+
+    def optional_choice(self, role: str) -> ModelChoice | None:
+        """The model of `role`, None for a role that is off."""
+        return choose_optional(*self._asked(role))
+
+    def own_profiles(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Name -> role -> fields of the user's own profiles."""
+        return {
+            name: {role: fields.model_dump(exclude_none=True) for role, fields in roles.items()}
+            for name, roles in self.profiles.items()
+        }
+
+    def profile_of(self, role: str) -> str:
+        """The name of the profile that `role` follows."""
         given: RoleSettings = getattr(self, role)
-        profile = given.profile or (_embedding_profile() if role == "text" else None) or self.profile
-        return choose(role, profile, given.model_dump(exclude_none=True), self.profiles)
+        return given.profile or self.profile
+
+    def following(self, role: str, profile: str) -> Settings:
+        """These settings with `role` under another profile; what is overridden by hand stays."""
+        return self.model_copy(update={role: getattr(self, role).model_copy(update={"profile": profile})})
+
+    def _asked(self, role: str) -> tuple[str, str, dict[str, Any], dict[str, dict[str, dict[str, Any]]]]:
+        given: RoleSettings = getattr(self, role)
+        return role, self.profile_of(role), given.model_dump(exclude_none=True), self.own_profiles()
 
     def speaker_bounds(self) -> tuple[int | None, int | None]:
         """Least and greatest number of speakers per asset; `num_speakers` sets both."""
@@ -111,31 +147,35 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     except ValidationError as error:
         raise UsageError(_explain(error)) from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"settings file {_config_path()}: {error}") from error
+        raise UsageError(f"settings file {config_path()}: {error}") from error
     finally:
         _named_config.reset(token)
+    # Into the settings, because actors on other nodes do not see this environment.
+    settings.text.profile = settings.text.profile or os.environ.get("EMBEDDING_PROFILE") or None
     if settings.num_speakers is not None and (settings.min_speakers or settings.max_speakers):
         raise UsageError("--num-speakers and --min-speakers or --max-speakers exclude each other: give one kind")
     low, high = settings.speaker_bounds()
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-speakers {low} is greater than --max-speakers {high}")
-    for role in ROLES:
-        settings.model_choice(role)
+    for role in ALL_ROLES:
+        settings.optional_choice(role)
     return settings
 
 
-def _config_path() -> Path | None:
-    named = _named_config.get() or os.environ.get("RUSHES_CONFIG")
-    if named and not Path(named).is_file():
-        raise UsageError(f"settings file {named} does not exist: check --config or RUSHES_CONFIG")
-    if named:
-        return Path(named)
-    usual = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "rushes" / "rushes.toml"
+def usual_config_path() -> Path:
+    """Where the settings file of this user lies when none is named."""
+    return Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "rushes" / "rushes.toml"
+
+
+def config_path(named: Path | None = None) -> Path | None:
+    """The settings file in force, None without one; `UsageError` when the named one does not exist."""
+    given = named or _named_config.get() or os.environ.get("RUSHES_CONFIG")
+    if given and not Path(given).is_file():
+        raise UsageError(f"settings file {given} does not exist: check --config or RUSHES_CONFIG")
+    if given:
+        return Path(given)
+    usual = usual_config_path()
     return usual if usual.is_file() else None
-
-
-def _embedding_profile() -> str | None:
-    return os.environ.get("EMBEDDING_PROFILE") or None
 
 
 def _explain(error: ValidationError) -> str:

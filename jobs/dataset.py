@@ -13,12 +13,12 @@ from jobs.spec import JobSpec
 from jobs.stage_actor import StageActor
 
 
-def build_dataset(spec: JobSpec, groups: Sequence[Group], rows: Sequence[dict[str, Any]]) -> Any:
-    """One block per row; each group is one pool of actors that starts at full size and stays."""
+def build_dataset(spec: JobSpec, groups: Sequence[Group], blocks: Sequence[Sequence[dict[str, Any]]]) -> Any:
+    """Blocks of rows stay as they are; each group is one pool of actors that starts at full size and stays."""
     import ray
 
-    blocks = [rows_table([row]) for row in rows]
-    dataset = ray.data.from_arrow(blocks)
+    dataset = ray.data.from_arrow([rows_table(block) for block in blocks])
+    single = all(len(block) == 1 for block in blocks)
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
             StageActor,
@@ -29,7 +29,7 @@ def build_dataset(spec: JobSpec, groups: Sequence[Group], rows: Sequence[dict[st
                 "first": number == 0,
                 "last": number == len(groups) - 1,
             },
-            batch_size=1,
+            batch_size=1 if single else None,
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=group.cpus_each,

@@ -11,6 +11,7 @@ from cluster.db import ledger, report, runs
 from cluster.db.spaces import Space
 from cluster.errors import RushesError
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
+from jobs.forecast import forecast_for, informed
 from jobs.job import Job
 from jobs.ray_context import prints_to, ray_session
 from jobs.run_files import run_log
@@ -144,7 +145,8 @@ class Execution:
 
     def _consume(self, work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]) -> None:
         job = self.job
-        job.summary.runner, job.summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
+        if not job.summary.runner:  # a later pass of a few retries says nothing of the run
+            job.summary.runner, job.summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
         job.reporter.planned(plan, work)
         try:
             for row in stream():
@@ -173,11 +175,12 @@ class Execution:
 
 
 def plan_for(job: Job, work: Work, nodes: Sequence[Node]) -> Plan:
-    """The plan of this work on these nodes."""
+    """The plan of this work on these nodes, with the rate that such work had before."""
     stages = chain_names(job.settings, job.options.lanes)
     limit = job.session.run(report.max_connections)
     runner = "ray" if job.options.address is not None else job.settings.runner
-    return make_plan(work, nodes, stages, runner=runner, max_connections=limit)
+    plan = make_plan(work, nodes, stages, runner=runner, max_connections=limit)
+    return informed(plan, forecast_for(job, plan))
 
 
 def since_first_claim(job: Job) -> float | None:

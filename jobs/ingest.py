@@ -9,28 +9,31 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
-from actors.lanes import cache_dir, fingerprints, speech_chain
-from cluster.db import ledger, report, runs, spaces
+from actors.lanes import cache_dir, fingerprints, space_identities
+from cluster.db import ledger, report, runs, spaces, uses
 from cluster.db.connect import Database, database_errors, find_database
 from cluster.db.filter import matching
 from cluster.db.migrate import migrate, pending
 from cluster.db.patience import DatabaseAwayError, Session
-from cluster.db.register import all_asset_ids, new_refusals
+from cluster.db.register import all_asset_ids, existing, had_sources, mark_gone, new_refusals
 from cluster.db.watch import Watch
 from cluster.errors import RushesError
 from cluster.faults import FaultPoint, reach
-from cluster.media.inputs import Refused, SourceFile, list_inputs
+from cluster.lanes import MEDIA_LANES, SPACE_OF_LANE
+from cluster.media.inputs import Folder, Listing, Refused, SourceFile, is_missing, list_inputs
+from cluster.media.store import is_remote
 from cluster.plan import explain
 from cluster.settings import Settings
 from jobs.execution import Execution, plan_for, since_first_claim, work_of
+from jobs.forecast import forecast_for, in_words, lane_counts
 from jobs.job import IngestOptions, Job, Reporter
 from jobs.register import Registered, changed, record_failures, register
 from jobs.runners import this_node
+from jobs.sources import Sources, gone_below
 from jobs.spec import settings_to_dict
-from jobs.summary import Summary, summary_dict
+from jobs.summary import Summary, size, summary_dict
 
 Refusals = Sequence[Refused]
-SPACE_OF_LANE = {"voices": "voice", "texts": "text"}
 
 
 def open_database(settings: Settings, wait_s: float = 0.0) -> Database:
@@ -76,9 +79,14 @@ class _Ingest:
         # The run's lock has a session to itself, watched while the driver waits for the actors.
         self.lock = stack.enter_context(closing(self._connect(database, self._hold)))
         self.watch: Watch | None = None
+        self.sources = Sources(Listing([], 0, []), {}, ())
         self.held = self.gate_closed = False
         self.again = options.retry_failed or options.force or bool(options.retry_units)
-        self.run_id, self.prints = uuid.uuid4(), fingerprints(settings)
+        self.run_id, self.prints = uuid.uuid4(), dict(options.prints or fingerprints(settings))
+        wanted = [SPACE_OF_LANE[lane] for lane in options.lanes if lane in SPACE_OF_LANE]
+        self.identities = {kind: one for kind, one in space_identities(settings).items() if kind in wanted}
+        names = [spaces.space_name(kind, *one) for kind, one in self.identities.items()]
+        self.names = [*self.prints.values(), *names]
         self.summary = Summary(lanes=options.lanes)
         self.job = Job(settings, options, reporter, database, self.session, self.run_id, self.prints, self.summary)
 
@@ -89,14 +97,18 @@ class _Ingest:
         options = self.options
         if not options.dry_run:
             self.session.run(runs.recover_dead_runs)
-        listing = list_inputs(options.inputs, options.list_files, options.stdin)
+            # Opens the session, which names what this run works with before any of it is made.
+            self.lock.run(lambda conn: conn.execute("SELECT 1"))
+        listing = list_inputs(options.inputs, options.list_files, options.stdin, self._had_sources)
         self.summary.ignored = listing.ignored
         files, same = self.session.run(lambda conn: changed(conn, listing, retry_unreadable=self.again))
         refused = listing.unreadable
         if not self.again:
             refused = self.session.run(lambda conn: new_refusals(conn, listing.unreadable))
+        gone = self.session.run(partial(gone_below, listing=listing))
+        self.sources = Sources(listing, same, gone)
         if options.dry_run:
-            return self._dry_run(len(files) + len(refused), list(same.values()), list(same))
+            return self._dry_run(files, len(refused), same)
         if files or refused:
             self._begin()
         try:
@@ -115,6 +127,7 @@ class _Ingest:
             raise
 
     def _hold(self, conn: Any) -> None:
+        uses.hold(conn, self.names)
         if self.held:
             runs.hold_run(conn, self.run_id)
 
@@ -134,6 +147,9 @@ class _Ingest:
         self.session.run(lambda conn: runs.finish_run(conn, self.run_id, state, summary_dict(self.summary)))
         reach(FaultPoint.RUN_FINISHED)
 
+    def _had_sources(self, folder: Folder) -> bool:
+        return self.session.run(lambda conn: had_sources(conn, folder))
+
     def _work(self, files: Sequence[SourceFile], same: Mapping[str, int], refused: Refusals) -> Summary:
         registered = self._register(files, refused)
         ids = self._chosen(sorted({*same.values(), *registered.assets}) if self._named() else None)
@@ -146,6 +162,7 @@ class _Ingest:
 
     def _chosen(self, ids: Sequence[int] | None) -> list[int]:
         """The assets this call may touch, of `ids` or of everything registered."""
+        ids = self.options.asset_ids if ids is None else ids
         found = self.session.run(all_asset_ids) if ids is None else list(ids)
         if not self.options.chosen:
             return found
@@ -156,7 +173,7 @@ class _Ingest:
 
     def _begin(self) -> None:
         config = {**settings_to_dict(self.settings), "lanes": list(self.options.lanes)}
-        self.lock.run(lambda conn: runs.start_run(conn, self.run_id, "ingest", config))
+        self.lock.run(lambda conn: runs.start_run(conn, self.run_id, self.options.kind, config))
         self.held, self.summary.run_id = True, str(self.run_id)
         self.watch = self.stack.enter_context(Watch(self.lock))
         reach(FaultPoint.RUN_STARTED)
@@ -172,6 +189,7 @@ class _Ingest:
             tell_again=self.again,
         )
         registered.no_content.extend(refused)
+        self.summary.notes.extend(registered.notes)
         reach(FaultPoint.REGISTERED)
         return registered
 
@@ -184,6 +202,7 @@ class _Ingest:
         options = self.options
         again = ("failed", "done") if options.force else ("failed",) if options.retry_failed else ()
         with conn.transaction(force_rollback=options.dry_run):
+            self.summary.sources = self.sources.record(conn, list(registered.asset_ids))
             ledger.ensure_units(conn, ids, self.prints, list(self.prints))
             if registered.unreadable or registered.no_content:
                 record_failures(conn, self.run_id, registered, self.prints)
@@ -192,33 +211,53 @@ class _Ingest:
             selection = ledger.Selection(
                 ids, options.since, options.until, options.limit, options.newest_first, again, found
             )
-            rows, self.summary.waiting = ledger.pending_rows(conn, selection, self.prints, options.lanes)
+            rows, self.summary.waiting = self._reachable(conn, selection)
+            self.summary.vanished = len(ledger.vanished_assets(conn, selection, self.prints, options.lanes))
             if again:
-                chosen = [row.asset_id for row in rows]
-                ledger.reset_units(conn, chosen, self.prints, options.lanes, again)
+                self._reset(conn, rows, again)
         return rows
+
+    def _reachable(self, conn: Any, selection: ledger.Selection) -> tuple[list[ledger.PendingRow], int]:
+        """Pending rows whose local source is there now; one that went is marked, and another one is taken."""
+        while True:
+            rows, waiting = ledger.pending_rows(conn, selection, self.prints, self.options.lanes)
+            reading = [row.uri for row in rows if MEDIA_LANES.intersection(row.lanes)]
+            missing = [uri for uri in reading if not is_remote(uri) and is_missing(uri)]
+            if not missing:
+                return rows, waiting
+            mark_gone(conn, missing)
+
+    def _reset(self, conn: Any, rows: Sequence[ledger.PendingRow], states: Sequence[str]) -> None:
+        by_lanes: dict[tuple[str, ...], list[int]] = {}
+        for row in rows:
+            by_lanes.setdefault(row.lanes, []).append(row.asset_id)
+        for lanes, ids in by_lanes.items():
+            ledger.reset_units(conn, ids, self.prints, lanes, states)
 
     def _spaces(self) -> dict[str, spaces.Space]:
         """The space of every embedding lane asked for, made when it is new."""
-        chain = {stage.name: stage for stage in speech_chain(self.settings)}
         made = {}
-        for lane, kind in SPACE_OF_LANE.items():
-            if lane in self.options.lanes:
-                choice = self.settings.model_choice(kind)
-                identity = {"version": chain[lane].version, **chain[lane].identity()}
-                made[kind] = self.session.run(partial(spaces.ensure_space, kind=kind, choice=choice, identity=identity))
+        for kind, (choice, identity) in self.identities.items():
+            made[kind] = self.session.run(partial(spaces.ensure_space, kind=kind, choice=choice, identity=identity))
         return made
 
-    def _dry_run(self, unread: int, ids: Sequence[int], found: Sequence[str]) -> Summary:
-        rows = self._pending(self._chosen(ids if self._named() else None), found, Registered())
-        work = work_of(rows)
-        self.summary.state, self.summary.planned = "dry-run", len(rows)
-        self.summary.media_h = work.media_s / 3600
-        if unread:
-            self.summary.notes.append(f"{unread} new or changed file(s) would be read first")
+    def _dry_run(self, files: Sequence[SourceFile], refused: int, same: Mapping[str, int]) -> Summary:
+        ids = self._chosen(sorted(set(same.values())) if self._named() else None)
+        rows = self._pending(ids, list(same), Registered())
+        summary, work = self.summary, work_of(rows)
+        summary.state, summary.planned, summary.media_h = "dry-run", len(rows), work.media_s / 3600
+        if files or refused:
+            count, count_bytes = len(files) + refused, sum(file.byte_size for file in files)
+            summary.notes.append(
+                f"{count} new or changed file(s), {size(count_bytes)}, would be read first: "
+                "how long they are is not known yet"
+            )
         if rows:
-            self.summary.notes.extend(explain(plan_for(self.job, work, [this_node(self.settings)]), work))
-        return self.summary
+            plan = plan_for(self.job, work, [this_node(self.settings)])
+            forecast = forecast_for(self.job, plan)
+            summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
+            summary.notes.extend([in_words(lane_counts(rows)), *explain(plan, work), forecast.describe(work.media_s)])
+        return summary
 
     def _nothing(self, ids: Sequence[int]) -> Summary:
         summary = self.summary
@@ -237,7 +276,8 @@ class _Ingest:
         summary.failed = len(registered.unreadable) + len(registered.no_content)
         summary.skipped = self._states(registered.assets).get("skipped", 0)
         summary.planned = len(rows) + summary.failed + summary.skipped
-        self.session.run(lambda conn: runs.set_planned(conn, self.run_id, summary.planned))
+        work = {"media_s": work_of(rows).media_s, "lanes": lane_counts(rows)}
+        self.session.run(lambda conn: runs.set_planned(conn, self.run_id, summary.planned, work))
         made = self._spaces()
         Execution(self.job, made, self._check, self._close_gate).run(rows)
         self._check()
@@ -250,7 +290,7 @@ class _Ingest:
             summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
         else:
             summary.wall_s = since_first_claim(self.job) or 0.0
-        summary.notes.extend((*summary.lost.values(), *summary.elsewhere.values()))
+        summary.notes.extend((*summary.lost.values(), *self._elsewhere()))
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
         summary.outputs = self.session.run(lambda conn: report.run_outputs(conn, self.run_id))
         chosen = report.FailureFilter(run=str(self.run_id))
@@ -267,10 +307,19 @@ class _Ingest:
         self._finish(state)
         return summary
 
+    def _elsewhere(self) -> list[str]:
+        """What became of the assets that this run gave up: another run has them, or a person had them forgotten."""
+        notes = self.summary.elsewhere
+        if not notes:
+            return []
+        left = self.session.run(lambda conn: existing(conn, list(notes)))
+        return [
+            note if asset_id in left else f"forgotten meanwhile: {note.partition(': ')[2]}"
+            for asset_id, note in notes.items()
+        ]
+
     def _activate(self, made: Mapping[str, spaces.Space]) -> None:
-        for kind in SPACE_OF_LANE.values():
-            if kind not in made:
-                continue
+        for kind in made:
             active, missing = self.session.run(partial(spaces.activate_if_complete, space=made[kind]))
             self.session.run(partial(spaces.ensure_index, space=made[kind]))
             if missing:

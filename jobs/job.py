@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TextIO
@@ -20,7 +20,11 @@ from jobs.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """What one call of the main job may touch."""
+    """What one call of the main job may touch.
+
+    `asset_ids` and `prints`, given by a job that works on what is stored, stand for everything registered
+    and for the fingerprints of the settings.
+    """
 
     inputs: Sequence[str] = ()
     list_files: Sequence[str] = ()
@@ -36,6 +40,9 @@ class IngestOptions:
     retry_units: frozenset[tuple[int, str]] = frozenset()
     max_failures: FailureLimit = field(default_factory=FailureLimit)
     dry_run: bool = False
+    kind: str = "ingest"
+    asset_ids: Sequence[int] | None = None
+    prints: Mapping[str, str] | None = None
     address: str | None = None
 
 

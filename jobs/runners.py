@@ -10,11 +10,15 @@ from typing import Any
 from actors.inline import run_inline
 from cluster.db.ledger import PendingRow
 from cluster.deadline import deadline_s
+from cluster.lanes import MEDIA_LANES
 from cluster.plan import Node, Plan
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
 from jobs.worker import Worker
+
+BLOCK_ROWS = 32
+BLOCK_S = 4 * 3600.0
 
 
 def this_node(settings: Settings) -> Node:
@@ -50,14 +54,33 @@ def run_inline_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow]) -> It
     os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
     # A death here is the driver's own: nobody is left to be charged, so nothing stands guard.
     chain, _ = build_chain(spec, plan.groups[0].threads)
-    for table in run_inline(chain, (rows_table([_as_dict(row)]) for row in rows)):
+    for table in run_inline(chain, (rows_table(block) for block in blocks_of(rows))):
         yield from table.to_pylist()
 
 
 def run_worker_rows(worker: Worker, rows: Sequence[PendingRow]) -> Iterator[dict[str, Any]]:
-    """Finished rows, one after the other, from a process that may die; it stays for later rows."""
+    """Finished rows, one block after the other, from a process that may die; it stays for later rows."""
+    for block in blocks_of(rows):
+        yield from worker.run(block)
+
+
+def blocks_of(rows: Sequence[PendingRow]) -> Iterator[list[dict[str, Any]]]:
+    """The rows as they travel: alone where media is decoded, else together, so that model batches are full.
+
+    A block holds `BLOCK_ROWS` rows at most and, unless one row alone is longer, `BLOCK_S` seconds of media: what
+    was said in it is in memory at once.
+    """
+    block: list[dict[str, Any]] = []
+    length_s = 0.0
     for row in rows:
-        yield worker.run(_as_dict(row))
+        row_s = BLOCK_S if MEDIA_LANES.intersection(row.lanes) else (row.duration_ms or 0) / 1000
+        if block and (len(block) == BLOCK_ROWS or length_s + row_s > BLOCK_S):
+            yield block
+            block, length_s = [], 0.0
+        block.append(_as_dict(row))
+        length_s += row_s
+    if block:
+        yield block
 
 
 def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings: Settings) -> Iterator[dict[str, Any]]:
@@ -66,13 +89,14 @@ def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings
     from jobs.ray_context import set_data_context
     from jobs.ray_errors import check_room, ray_errors
 
-    set_data_context(max((longest_row_s(settings, row.duration_ms) for row in rows), default=0.0))
+    blocks = list(blocks_of(rows))
+    set_data_context(max((longest_block_s(settings, block) for block in blocks), default=0.0))
     with ray_errors(plan.groups):
         check_room(plan.groups)
-        for table in stream(build_dataset(spec, plan.groups, [_as_dict(row) for row in rows])):
+        for table in stream(build_dataset(spec, plan.groups, blocks)):
             yield from table.to_pylist()
 
 
-def longest_row_s(settings: Settings, duration_ms: int | None) -> float:
-    """How long a row of this length may take: a healthy one spends less in all its stages than one stage may."""
-    return deadline_s(settings.stage_base_s, settings.stage_s_per_hour, [duration_ms])
+def longest_block_s(settings: Settings, block: Sequence[dict[str, Any]]) -> float:
+    """How long a block of rows may take: a healthy one spends less in all its stages than one stage may."""
+    return deadline_s(settings.stage_base_s, settings.stage_s_per_hour, [row["duration_ms"] for row in block])

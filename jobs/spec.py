@@ -11,6 +11,7 @@ from uuid import UUID
 from actors.lanes import speech_chain, stages_for
 from cluster.db.patience import Session
 from cluster.db.spaces import DatabaseVoiceCache, get_space
+from cluster.lanes import MEDIA_LANES
 from cluster.settings import Settings
 from cluster.stage import Stage, check_columns
 from cluster.types import ROW
@@ -58,7 +59,15 @@ def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
     cache = DatabaseVoiceCache(session, spaces["voice"]) if "voice" in spaces else None
     chain: list[Stage] = [
         Claim(session, run_id, spec.prints),
-        *stages_for(speech_chain(settings, voice_cache=cache, threads=threads), spec.lanes),
+        *stages_for(
+            speech_chain(
+                settings,
+                voice_cache=cache,
+                threads=threads,
+                torch_threads=1 if MEDIA_LANES.intersection(spec.lanes) else threads,
+            ),
+            spec.lanes,
+        ),
         Commit(session, run_id, spaces, settings.retry_base_s),
     ]
     check_columns(chain, ROW)

@@ -1,7 +1,7 @@
 """One process beside the driver that holds the models: for small jobs, where starting Ray does not pay.
 
-A row that ends the process costs that row: the driver starts another worker and sends the row again,
-and the crash claims decide when it has died on it often enough.
+A row that ends the process costs that row: the driver starts another worker and sends the rows of the block
+again, one by one, and the crash claims decide when it has died on one often enough.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ _ENDED = (EOFError, OSError)
 logger = logging.getLogger(__name__)
 
 
+class WorkerEndedError(Exception):
+    """The worker ended before it answered."""
+
+
 class Worker:
-    """Runs rows in its child process; a child that dies is replaced at the next row."""
+    """Runs rows in its child process; a child that dies is replaced at the next rows."""
 
     def __init__(self, spec_json: str, stages: Sequence[str], threads: int, log_path: Path) -> None:
         level = logging.getLogger("jobs").getEffectiveLevel()
@@ -46,20 +50,34 @@ class Worker:
         """The child's process id; None before the first row and after its end."""
         return self._process.pid if self._process is not None else None
 
-    def run(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The finished row; one that ends every worker comes back without an outcome.
+    def run(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The finished rows of a block; one that ends every worker comes back without an outcome.
 
-        Raises `RushesError` when no worker gets to its first row.
+        Raises `RushesError` when no worker gets to its first rows.
         """
+        if len(rows) > 1:
+            with suppress(WorkerEndedError):
+                return self._answer(rows)
+        return [self._run_alone(row) for row in rows]
+
+    def _run_alone(self, row: dict[str, Any]) -> dict[str, Any]:
         for _ in range(MAX_DEATHS):
-            try:
-                self._running().send(row)
-                return self._receive(None)
-            except _ENDED:
-                logger.warning("the worker ended (%s) on %s; another one takes over", self._epitaph(), row["uri"])
+            with suppress(WorkerEndedError):
+                return self._answer([row])[0]
         message = f"{MAX_DEATHS} workers died on it outside every stage: see {self.order.log_path}"
         error = error_record(FailureClass.CRASH, "worker", message, None)
         return {**row, "outcome": None, "error": error, "timings": []}
+
+    def _answer(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            self._running().send(list(rows))
+            return self._receive(None)
+        except _ENDED as error:
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            logger.warning(
+                "the worker ended (%s) on %s%s; another one takes over", self._epitaph(), rows[0]["uri"], more
+            )
+            raise WorkerEndedError from error
 
     def close(self) -> None:
         """End the child: asked first, then made to."""

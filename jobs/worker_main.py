@@ -1,4 +1,4 @@
-"""The worker's own side: load the stages once, then run the rows that the driver sends, one at a time.
+"""The worker's own side: load the stages once, then run the blocks of rows that the driver sends.
 
 Started by `jobs.worker` as `python -m jobs.worker_main PIPE_FD`; the first message is a `WorkerOrder`.
 """
@@ -35,7 +35,7 @@ class WorkerOrder:
 
 
 def serve(link: Connection) -> None:
-    """Answer `("ready", None)` or `("refused", message)` once, then each row with its finished row."""
+    """Answer `("ready", None)` or `("refused", message)` once, then each block with its finished rows."""
     order: WorkerOrder = link.recv()
     _belong_to(order.parent)
     _speak(order)
@@ -65,10 +65,10 @@ def _answer(link: Connection, actor: Any) -> None:
 
     while True:
         try:
-            row = link.recv()
+            rows = link.recv()
         except EOFError:
             return
-        link.send(("row", actor(rows_table([row])).to_pylist()[0]))
+        link.send(("rows", actor(rows_table(rows)).to_pylist()))
 
 
 def _belong_to(parent: int) -> None:

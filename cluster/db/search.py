@@ -31,6 +31,11 @@ class Hit:
     similarity: float | None
     vector_rank: int | None
     text_rank: int | None
+    rerank_score: float | None = None
+
+
+class SpaceGoneError(Exception):
+    """The space was dropped while it was to be searched; the active one is another by now."""
 
 
 def search_chunks(
@@ -45,8 +50,25 @@ def search_chunks(
     """The best `limit` chunks of the space for `text` and its unit `vector` (shape (dimension,)).
 
     Fusion after Cormack, Clarke and Buettcher (SIGIR 2009): sum of 1 / (60 + rank). Inside one
-    asset the vector search is exact, because a filter after an index walk loses rows.
+    asset the vector search is exact, because a filter after an index walk loses rows. All is read from one
+    snapshot. Raises `SpaceGoneError` when the space is there no more.
     """
+    try:
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return _search(conn, space, vector, text, asset_id, limit)
+    except psycopg.errors.UndefinedTable as error:
+        raise SpaceGoneError(space.table_name) from error
+
+
+def _search(
+    conn: psycopg.Connection[Any],
+    space: Space,
+    vector: NDArray[np.float32],
+    text: str,
+    asset_id: int | None,
+    limit: int,
+) -> list[Hit]:
     near = _nearest(conn, space, vector, asset_id)
     worded = _full_text(conn, space, text, asset_id)
     scores: dict[int, float] = {}
@@ -75,10 +97,8 @@ def _nearest(
             " WHERE asset_id = %(asset)s AND space_id = %(space)s)"
             " SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM mine ORDER BY d LIMIT %(n)s"
         ).format(table, kind)
-    with conn.transaction():
-        conn.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(CANDIDATES)))
-        rows = conn.execute(query, values).fetchall()
-    return {chunk_id: 1.0 - distance for chunk_id, distance in rows}
+    conn.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(CANDIDATES)))
+    return {chunk_id: 1.0 - distance for chunk_id, distance in conn.execute(query, values)}
 
 
 def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_id: int | None) -> list[int]:

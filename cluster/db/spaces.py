@@ -17,13 +17,15 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cluster.db.patience import Session
-from cluster.lanes import digest
+from cluster.lanes import SPACE_OF_LANE, digest
 from cluster.profiles import ModelChoice
 
 HALFVEC_FROM_DIMENSION = 512
 INDEX_FROM_ROWS = 10_000
-_OWNER = {"voice": ("segment_id", "segments"), "text": ("chunk_id", "chunks")}
-_LANE = {"voice": "voices", "text": "texts"}
+# The name of a space that is being dropped; no model has it.
+RETIRED = "retired "
+OWNER = {"voice": ("segment_id", "segments"), "text": ("chunk_id", "chunks")}
+_LANE = {kind: lane for lane, kind in SPACE_OF_LANE.items()}
 _LOCK_KEY = 0x5370_6163_65
 
 
@@ -56,14 +58,25 @@ def _space(row: tuple[Any, ...]) -> Space:
 
 def ensure_space(conn: psycopg.Connection[Any], kind: str, choice: ModelChoice, identity: Mapping[str, Any]) -> Space:
     """The space of this model and preprocessing, made with its tables when it is new."""
-    config_hash = digest([kind, choice.dimension, dict(identity)])
-    found = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, config_hash)).fetchone()
+    config_hash = space_name(kind, choice, identity)
+    found = find_space(conn, kind, config_hash)
     if found is not None:
-        return _space(found)
+        return found
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
-        found = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, config_hash)).fetchone()
-        return _space(found) if found is not None else _create(conn, kind, choice, identity, config_hash)
+        found = find_space(conn, kind, config_hash)
+        return _create(conn, kind, choice, identity, config_hash) if found is None else found
+
+
+def space_name(kind: str, choice: ModelChoice, identity: Mapping[str, Any]) -> str:
+    """What a space is known by: the hash of its kind, dimension, model and preprocessing."""
+    return digest([kind, choice.dimension, dict(identity)])
+
+
+def find_space(conn: psycopg.Connection[Any], kind: str, name: str) -> Space | None:
+    """The space of this `space_name`, if it was ever made."""
+    row = conn.execute(f"{_SELECT} WHERE kind = %s AND config_hash = %s".encode(), (kind, name)).fetchone()
+    return None if row is None else _space(row)
 
 
 def _create(
@@ -92,7 +105,7 @@ def _create(
 
 
 def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: sql.Composed) -> None:
-    owner, parent = _OWNER[kind]
+    owner, parent = OWNER[kind]
     conn.execute(
         sql.SQL(
             "CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)"
@@ -115,9 +128,17 @@ def get_space(conn: psycopg.Connection[Any], space_id: int) -> Space:
     return _space(row)
 
 
-def list_spaces(conn: psycopg.Connection[Any]) -> list[Space]:
-    """Every space, oldest first."""
-    return [_space(row) for row in conn.execute(f"{_SELECT} ORDER BY space_id".encode())]
+def list_spaces(conn: psycopg.Connection[Any], *, with_retired: bool = False) -> list[Space]:
+    """Every space, oldest first; of those that are being dropped some tables may be gone."""
+    rows = conn.execute(
+        f"{_SELECT} WHERE %s OR config_hash NOT LIKE %s ORDER BY space_id".encode(), (with_retired, f"{RETIRED}%")
+    )
+    return [_space(row) for row in rows]
+
+
+def space_names(conn: psycopg.Connection[Any]) -> dict[int, str]:
+    """Id of every space -> its `space_name`."""
+    return dict(conn.execute("SELECT space_id, config_hash FROM spaces").fetchall())
 
 
 def active_space(conn: psycopg.Connection[Any], kind: str) -> Space | None:
@@ -131,13 +152,7 @@ def activate_if_complete(conn: psycopg.Connection[Any], space: Space) -> tuple[b
 
     Returns whether it is active now, and how many such assets are missing.
     """
-    lane = _LANE[space.kind]
-    row = conn.execute(
-        "SELECT count(*) FROM (SELECT asset_id FROM units WHERE lane = %s AND state = 'done' GROUP BY asset_id"
-        " HAVING NOT bool_or(detail->>'space_id' = %s)) t",
-        (lane, str(space.space_id)),
-    ).fetchone()
-    missing = row[0] if row else 0
+    missing = count_missing(conn, space)
     if missing:
         current = active_space(conn, space.kind)
         return current is not None and current.space_id == space.space_id, missing
@@ -151,6 +166,22 @@ def activate_if_complete(conn: psycopg.Connection[Any], space: Space) -> tuple[b
     return True, 0
 
 
+def count_missing(conn: psycopg.Connection[Any], space: Space) -> int:
+    """How many assets other spaces of its kind hold and this one does not."""
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT asset_id FROM units WHERE lane = %s AND state = 'done' GROUP BY asset_id"
+        " HAVING NOT bool_or(detail->>'space_id' = %s)) t",
+        (_LANE[space.kind], str(space.space_id)),
+    ).fetchone()
+    return row[0] if row else 0
+
+
+def count_vectors(conn: psycopg.Connection[Any], space: Space) -> int:
+    """How many vectors the space holds."""
+    row = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(space.table_name))).fetchone()
+    return row[0] if row else 0
+
+
 def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
     """Build the HNSW index once the space is large enough for it; returns whether it exists.
 
@@ -160,8 +191,7 @@ def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
     name = f"{space.table_name}_hnsw"
     if conn.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,):
         return True
-    count = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(space.table_name))).fetchone()
-    rows = count[0] if count else 0
+    rows = count_vectors(conn, space)
     if rows < INDEX_FROM_ROWS:
         return False
     width = 2 if space.storage == "halfvec" else 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, settings_from
+from jobs.cli.common import AsJson, Config, Yes, confirm, corpus, print_json, print_table, settings_from
 
 app = typer.Typer(help="The database: schema and soundness.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -60,3 +62,90 @@ def check(as_json: AsJson = False, config: Config = None) -> None:
         for name, count in found.items():
             typer.echo(f"{'ok' if count == 0 else f'{count} WRONG'}: {name}")
     raise typer.Exit(1 if any(found.values()) else 0)
+
+
+@app.command("index")
+def build_indexes(as_json: AsJson = False, config: Config = None) -> None:
+    """Build the vector indexes that are missing; small spaces need none."""
+    from cluster.db.spaces import INDEX_FROM_ROWS, count_vectors, ensure_index, list_spaces
+
+    with corpus(config) as conn:
+        rows = [
+            {"space": space.space_id, "kind": space.kind, "vectors": count_vectors(conn, space),
+             "index": ensure_index(conn, space)}
+            for space in list_spaces(conn)
+        ]  # fmt: skip
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        state = "indexed" if row["index"] else f"searched exactly (an index pays off from {INDEX_FROM_ROWS} vectors)"
+        typer.echo(f"{row['kind']} space {row['space']}: {row['vectors']} vectors, {state}")
+
+
+@app.command("gc")
+def collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; drop nothing.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Drop retired spaces, what old settings left, and copies of object-store content that no source needs."""
+    from contextlib import closing
+
+    from cluster.db.connect import database_errors
+    from cluster.db.patience import Session
+    from cluster.errors import UsageError
+    from jobs.gc import survey, sweep
+    from jobs.ingest import open_database
+
+    settings = settings_from(config)
+    database = open_database(settings)
+    with database_errors(), closing(Session(database.url, settings.database_wait_s)) as session:
+        unneeded = survey(session, settings)
+        if as_json and (dry_run or not unneeded):
+            print_json(_unneeded_dict(unneeded))
+        elif not as_json:
+            _print_unneeded(unneeded)
+        if dry_run or not unneeded:
+            return
+        if as_json and not yes:
+            raise UsageError("--json asks nobody: add --yes to drop this, or --dry-run to look")
+        if not confirm("Drop all this?", yes):
+            raise typer.Exit(1)
+        swept = sweep(session, settings, unneeded)
+    if as_json:
+        print_json({**_unneeded_dict(unneeded), "swept": _swept_dict(swept)})
+        return
+    for name in swept.left:
+        typer.echo(f"left: {name} is in use by now")
+    typer.echo(
+        f"freed {_size(swept.database_freed_bytes)} in the database and {_size(swept.copies_freed_bytes)} of copies"
+    )
+
+
+def _print_unneeded(unneeded: Any) -> None:
+    if not unneeded:
+        typer.echo("nothing to drop")
+        return
+    rows = [[f.what, f.name, f"{f.rows} rows", _size(f.size_bytes) if f.size_bytes else "-"] for f in unneeded.found]
+    if unneeded.copies:
+        rows.append(
+            ["copies", "of content no source needs", f"{len(unneeded.copies)} files", _size(unneeded.copies_bytes)]
+        )
+    print_table(["what", "which", "how many", "size"], rows)
+
+
+def _unneeded_dict(unneeded: Any) -> dict[str, Any]:
+    found = [{"what": f.what, "which": f.name, "rows": f.rows, "bytes": f.size_bytes} for f in unneeded.found]
+    return {"found": found, "copies": len(unneeded.copies), "copies_bytes": unneeded.copies_bytes}
+
+
+def _swept_dict(swept: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(swept)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"

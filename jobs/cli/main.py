@@ -8,7 +8,24 @@ import sys
 import typer
 
 from cluster.errors import RushesError, UsageError
-from jobs.cli import db, export, failures, ingest, plan, search, show, status
+from jobs.cli import (
+    assets,
+    bench,
+    config,
+    db,
+    doctor,
+    export,
+    failures,
+    imports,
+    ingest,
+    models,
+    plan,
+    profiles,
+    reembed,
+    search,
+    show,
+    status,
+)
 
 app = typer.Typer(
     name="rushes",
@@ -20,13 +37,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("ingest")(ingest.ingest)
+app.command("reembed")(reembed.reembed)
 app.command("status")(status.status)
+app.command("forget")(assets.forget)
 app.command("search")(search.search)
 app.command("show")(show.show)
 app.command("export")(export.export)
+app.command("import")(imports.import_files)
 app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
+app.add_typer(assets.app, name="assets")
 app.add_typer(failures.app, name="failures")
 app.add_typer(db.app, name="db")
+app.add_typer(config.app, name="config")
+app.add_typer(profiles.app, name="profiles")
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:
