@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint lock bench chaos clean
+.PHONY: install demo test lint docs lock bench chaos clean
 
 install: $(STAMP)
 
@@ -32,14 +32,21 @@ lint: $(STAMP)
 	$(VENV)/bin/pyrefly check
 	$(VENV)/bin/lint-imports
 
+docs: $(STAMP)
+	$(PY) -m jobs.cli.reference > docs/cli.md
+
 # No address of an index in the lock: it installs from whichever index the machine uses.
 lock:
 	$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev \
 	  --no-emit-index-url --generate-hashes --no-header --quiet -o requirements.lock
 
+# About 25 minutes on two quiet cores; BENCH_RESULTS=FOLDER sends the results of a trial elsewhere.
 bench: $(STAMP)
 	$(PY) -m benchmarks.transcription
 	$(PY) -m benchmarks.diarization
+	$(PY) -m benchmarks.bulk_write
+	$(PY) -m benchmarks.voices
+	$(PY) -m benchmarks.reembed
 	$(PY) -m benchmarks.ingest
 
 # Kill drivers, actors, writers, decoders, connections and servers N times each (21 meet every point), a quarter of a minute a run.

@@ -1,4 +1,7 @@
-"""Write one benchmark result with what is needed to repeat it: command, commit, hardware."""
+"""Write one benchmark result with what is needed to repeat it: command, commit, hardware, targets.
+
+`BENCH_RESULTS=FOLDER` sends the results of a trial elsewhere than to `benchmarks/results`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+VARIABLE = "BENCH_RESULTS"
+RESULTS = Path(os.environ.get(VARIABLE) or Path(__file__).parent / "results")
+# Taken before the benchmark puts its own load on the machine.
+LOAD_BEFORE = os.getloadavg()[0]
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
@@ -25,7 +31,7 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
         "hardware": hardware(),
         **result,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = json.dumps(document, indent=2) + "\n"
     path.write_text(text, encoding="utf-8")
@@ -33,8 +39,23 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def at_most(limit: float, measured: float) -> dict[str, Any]:
+    """A target that must not be exceeded, and whether it is met."""
+    return {"target": f"<= {limit}", "measured": measured, "met": measured <= limit}
+
+
+def at_least(limit: float, measured: float) -> dict[str, Any]:
+    """A target that must be reached, and whether it is met."""
+    return {"target": f">= {limit}", "measured": measured, "met": measured >= limit}
+
+
+def exactly(wanted: Any, measured: Any) -> dict[str, Any]:
+    """A target that must be hit, and whether it is met."""
+    return {"target": f"= {wanted}", "measured": measured, "met": measured == wanted}
+
+
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and the load that others put on the machine."""
+    """Processor, cores, memory, and the load on the machine before the benchmark began."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -48,7 +69,7 @@ def hardware() -> dict[str, Any]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory_bytes / 2**30, 1),
-        "load_1min": round(os.getloadavg()[0], 2),
+        "load_1min_before": round(LOAD_BEFORE, 2),
         "python": platform.python_version(),
     }
 

@@ -36,7 +36,7 @@ CONFIG = {
 }
 
 
-def build_pipeline(folder: Path) -> Path:
+def build_pipeline(folder: Path, mel_bins: int = MEL_BINS) -> Path:
     """Write config.yaml, segmentation/, embedding/ and plda/ into `folder`; seeded."""
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
     import torch
@@ -44,7 +44,7 @@ def build_pipeline(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         _save(_segmentation(), folder / "segmentation")
-        _save(_embedding(), folder / "embedding")
+        _save(_embedding(mel_bins), folder / "embedding")
     _save_plda(folder / "plda")
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG), "utf-8")
     return folder
@@ -72,11 +72,11 @@ def _segmentation() -> Any:
     return model
 
 
-def _embedding() -> Any:
+def _embedding(mel_bins: int) -> Any:
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding.wespeaker import WeSpeakerResNet34
 
-    model = WeSpeakerResNet34(num_mel_bins=MEL_BINS)
+    model = WeSpeakerResNet34(num_mel_bins=mel_bins)
     model.specifications = Specifications(problem=Problem.REPRESENTATION, resolution=Resolution.CHUNK, duration=10.0)
     return model
 

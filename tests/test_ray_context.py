@@ -13,7 +13,7 @@ from cluster.plan import Group
 from cluster.settings import load_settings
 from jobs.ray_context import knock, no_progress_timeout_s
 from jobs.ray_errors import _check_nodes, missing_room
-from jobs.runners import longest_row_s
+from jobs.runners import longest_block_s
 
 
 def test_an_address_where_nothing_listens_is_named_at_once():
@@ -29,7 +29,7 @@ def test_an_address_where_nothing_listens_is_named_at_once():
 @given(hours=st.floats(0, 500), base_s=st.floats(0.1, 1e4), s_per_hour=st.floats(0.1, 1e5))
 def test_a_long_last_recording_meets_its_own_deadline_before_the_guard_against_stalls(hours, base_s, s_per_hour):
     settings = load_settings(None, stage_base_s=base_s, stage_s_per_hour=s_per_hour)
-    deadline_s = longest_row_s(settings, int(hours * 3_600_000))
+    deadline_s = longest_block_s(settings, [{"duration_ms": int(hours * 3_600_000)}])
     assert no_progress_timeout_s(deadline_s) >= 2 * deadline_s
     assert no_progress_timeout_s(deadline_s) >= 1800
 
