@@ -106,7 +106,7 @@ def make_plan(
     rates = rates or Rates()
     cpus = sum(node.cpus for node in nodes)
     gpus = [gib for node in nodes for gib in node.gpu_gib]
-    small = work.media_s < _alone_below_s(stages) and not gpus
+    small = work.media_s < _alone_below_s(stages)
     if runner in ALONE or (runner == "auto" and small):
         plan = _alone(work, cpus, stages, rates, runner)
     elif gpus:

@@ -172,6 +172,8 @@ class Execution:
         if not summary.start_up_s:
             elapsed = since_first_claim(self.job)
             summary.start_up_s = max(0.0, time.monotonic() - self.job.started - (elapsed or 0.0))
+        # Until now, because ending Ray afterwards takes seconds in which nothing is done.
+        summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
 
 
 def plan_for(job: Job, work: Work, nodes: Sequence[Node]) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -24,7 +23,7 @@ from cluster.media.inputs import Folder, Listing, Refused, SourceFile, is_missin
 from cluster.media.store import is_remote
 from cluster.plan import explain
 from cluster.settings import Settings
-from jobs.execution import Execution, plan_for, since_first_claim, work_of
+from jobs.execution import Execution, plan_for, work_of
 from jobs.forecast import forecast_for, in_words, lane_counts
 from jobs.job import IngestOptions, Job, Reporter
 from jobs.register import Registered, changed, record_failures, register
@@ -285,11 +284,6 @@ class _Ingest:
 
     def _reconcile(self, made: Mapping[str, spaces.Space], state: str) -> Summary:
         summary = self.summary
-        # Measured once: a claim that is made again forgets when it was made first.
-        if summary.start_up_s:
-            summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
-        else:
-            summary.wall_s = since_first_claim(self.job) or 0.0
         summary.notes.extend((*summary.lost.values(), *self._elsewhere()))
         summary.missing = summary.planned - summary.ok - summary.failed - summary.skipped
         summary.outputs = self.session.run(lambda conn: report.run_outputs(conn, self.run_id))

@@ -12,20 +12,33 @@ from cluster.db.ledger import PendingRow
 from cluster.deadline import deadline_s
 from cluster.lanes import MEDIA_LANES
 from cluster.plan import Node, Plan
+from cluster.profiles import ROLES
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
 from jobs.worker import Worker
 
+DEVICES = Path("/dev")
 BLOCK_ROWS = 32
 BLOCK_S = 4 * 3600.0
 
 
 def this_node(settings: Settings) -> Node:
-    """The CPUs and memory this process may use."""
+    """The CPUs, memory and cards this process may use; how much a card holds is left to the actors."""
     cpus = settings.cpus or len(os.sched_getaffinity(0))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Node(cpus, min(memory_bytes, _cgroup_limit_bytes()) / 2**30)
+    return Node(cpus, min(memory_bytes, _cgroup_limit_bytes()) / 2**30, (0.0,) * _cards(settings))
+
+
+def _cards(settings: Settings) -> int:
+    """How many GPUs the models may use here; torch would know, but takes seconds to import."""
+    if all(settings.model_choice(role).device == "cpu" for role in ROLES):
+        return 0
+    there = len([path for path in DEVICES.glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    return min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
 
 
 def _cgroup_limit_bytes() -> int:

@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.plan import Group, Node, Plan, PlanError, Work, check, explain, make_plan, object_store_bytes
+from cluster.profiles import ROLES
+from cluster.settings import load_settings
+from jobs import runners
 
 CHAIN = ("decode", "speech_activity", "transcribe", "diarize", "segments", "voices", "texts")
 LONG = Work(media_s=36_000, assets=40)
@@ -16,6 +19,7 @@ def test_small_jobs_run_in_one_worker_and_a_forced_runner_wins():
     small = Work(media_s=600, assets=5)
     assert make_plan(small, [Node(2, 24)], CHAIN).runner == "worker"
     assert make_plan(small, [Node(2, 24)], CHAIN, runner="ray").runner == "ray"
+    assert make_plan(small, [Node(16, 128, (80.0,))], CHAIN).runner == "worker"
     assert make_plan(LONG, [Node(2, 24)], CHAIN, runner="inline").runner == "inline"
 
 
@@ -34,6 +38,21 @@ def test_tight_memory_splits_recognition_from_torch():
 def test_gpus_are_shared_by_fractions():
     plan = make_plan(LONG, [Node(16, 128, (80.0, 80.0))], CHAIN)
     assert [(g.name, g.actors, g.gpus_each) for g in plan.groups] == [("hear", 2, 0.45), ("speak", 2, 0.45)]
+
+
+def test_the_cards_of_this_machine_are_counted_unless_hidden_or_unwanted(tmp_path, monkeypatch):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(runners, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(runners.this_node(load_settings(None)).gpu_gib) == 2
+    for visible, count in (("1", 1), ("", 0), ("-1", 0), ("0,1", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert len(runners.this_node(load_settings(None)).gpu_gib) == count
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for role in ROLES:
+        monkeypatch.setenv(f"RUSHES_{role.upper()}_DEVICE", "cpu")
+    assert runners.this_node(load_settings(None)).gpu_gib == ()
 
 
 def test_shares_that_exceed_the_cards_are_refused_with_the_sum():
