@@ -344,8 +344,11 @@ def _whisper(choice: ModelChoice, threads: int) -> Any:
 
     path = weights.locate(choice.weights)
     device = choice.device
+    cards = ctranslate2.get_cuda_device_count()
     if device == "auto":
-        device = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
+        device = "cuda" if cards > 0 else "cpu"
+    if device == "cuda" and not cards:
+        raise RushesError("no GPU for the transcriber: set RUSHES_TRANSCRIBER_DEVICE=auto or cpu")
     if device == "cuda":
         preload_cublas()
     known = ctranslate2.get_supported_compute_types(device)

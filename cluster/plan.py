@@ -225,9 +225,8 @@ def explain(plan: Plan, work: Work) -> list[str]:
             f"  {group.name}: {group.actors} actor(s), {group.cpus_each} CPU and {group.threads} thread(s) each{gpu}, "
             f"{group.gib_each} GiB each: {' > '.join(group.stages)}"
         )
-    finish_s = work.media_s / max(plan.hours_per_hour, 1e-9)
     lines.append(
-        f"work: {work.assets} assets, {hours:.2f} h; predicted {plan.hours_per_hour:.0f} h/h after start-up, "
-        f"done in about {finish_s:.0f} s; bottleneck {plan.bottleneck}; {plan.connections} connections"
+        f"work: {work.assets} assets, {hours:.2f} h; predicted {plan.hours_per_hour:.0f} h/h after start-up; "
+        f"bottleneck {plan.bottleneck}; {plan.connections} connections"
     )
     return lines

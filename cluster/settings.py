@@ -182,5 +182,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        lines.append(f"setting {name}: {item['msg']} (got {item.get('input')!r})")
+        # The address holds a password, and an unknown name may be that of a token.
+        secret = name.startswith("database_url") or item["type"] == "extra_forbidden"
+        lines.append(f"setting {name}: {item['msg']}" + ("" if secret else f" (got {item.get('input')!r})"))
     return "; ".join(lines) + "; see docs/configuration.md"

@@ -246,9 +246,9 @@ class _Ingest:
         summary, work = self.summary, work_of(rows)
         summary.state, summary.planned, summary.media_h = "dry-run", len(rows), work.media_s / 3600
         if files or refused:
-            count, count_bytes = len(files) + refused, sum(file.byte_size for file in files)
+            count_bytes, summary.new_files = sum(file.byte_size for file in files), len(files) + refused
             summary.notes.append(
-                f"{count} new or changed file(s), {size(count_bytes)}, would be read first: "
+                f"{summary.new_files} new or changed file(s), {size(count_bytes)}, would be read first: "
                 "how long they are is not known yet"
             )
         if rows:
@@ -275,7 +275,7 @@ class _Ingest:
         summary.failed = len(registered.unreadable) + len(registered.no_content)
         summary.skipped = self._states(registered.assets).get("skipped", 0)
         summary.planned = len(rows) + summary.failed + summary.skipped
-        work = {"media_s": work_of(rows).media_s, "lanes": lane_counts(rows)}
+        work = {"media_s": work_of(rows).media_s, "lanes": lane_counts(rows), "settled": summary.finished}
         self.session.run(lambda conn: runs.set_planned(conn, self.run_id, summary.planned, work))
         made = self._spaces()
         Execution(self.job, made, self._check, self._close_gate).run(rows)

@@ -35,6 +35,7 @@ class Summary:
     known: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     ignored: int = 0
+    new_files: int = 0
     sources: SourceChanges = SourceChanges()
     vanished: int = 0
     media_h: float = 0.0
@@ -142,7 +143,8 @@ def size(count_bytes: float) -> str:
 def describe(summary: Summary, *, brief: bool = False) -> list[str]:
     """The end of a run in lines; the last one always states hours, rate, counts and run."""
     if summary.state == "dry-run":
-        would = f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done"
+        new = f", besides {summary.new_files} new or changed file(s)" if summary.new_files else ""
+        would = f"dry run: {summary.planned} assets, {summary.media_h:.2f} h would be done{new}"
         return [*_sources(summary), *summary.notes, would]
     lines = [] if brief else [*_outputs(summary), *_sources(summary), *_failures(summary), *summary.notes]
     if summary.waiting:

@@ -17,6 +17,7 @@ from cluster.db.filter import AssetFilter, matching
 from cluster.db.forget import forget_asset, holdings, without_source
 from cluster.errors import UsageError
 from cluster.media import store
+from jobs.forget import vanished
 from tests.archive import run
 from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
 from tests.test_cli import rushes
@@ -80,6 +81,19 @@ def test_forgetting_one_leaves_the_others_and_voices_that_sound_the_same(db):
     assert set(check_corpus(db).values()) == {0}
 
 
+def test_of_two_that_sound_the_same_and_are_forgotten_at_once_no_voice_is_left(db, db_url):
+    one, twin = committed(db, "a", sound="aa" * 32), committed(db, "b", sound="aa" * 32)
+    with open_connection(db_url) as other:
+        forgetting = threading.Thread(target=forget_asset, args=(other, twin))
+        with db.transaction():
+            forget_asset(db, one)
+            forgetting.start()
+            while forgetting.is_alive() and not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                time.sleep(0.01)
+        forgetting.join()
+    assert db.execute("SELECT count(*) FROM voice_cache_1").fetchone() == (0,)
+
+
 def test_a_late_commit_of_a_forgotten_asset_writes_nothing(db, db_url):
     run_id, made, asset_id = new_run(db), make_spaces(db), new_asset(db, "a")
     row = computed_row(asset_id, claimed(db, run_id, asset_id))
@@ -130,6 +144,28 @@ def test_labels_are_added_once_whatever_their_case_and_taken_away(db):
     for name in ("", " ", "a\nb", "x" * 201):
         with pytest.raises(UsageError, match="printable"):
             add_label(db, "collection", name, ids)
+
+
+def test_a_label_for_an_asset_that_is_being_forgotten_is_left_out(db, db_url):
+    ids, added = [new_asset(db, name) for name in ("a", "b")], []
+    with open_connection(db_url) as other:
+        labelling = threading.Thread(target=lambda: added.append(add_label(other, "tag", "x", ids)))
+        with db.transaction():
+            forget_asset(db, ids[0])
+            labelling.start()
+            while not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                time.sleep(0.01)
+        labelling.join()
+    assert added == [1]
+    assert matching(db, AssetFilter(tags=("x",))) == ids[1:]
+
+
+def test_names_and_counts_that_no_database_takes_are_one_line(db_url):
+    for words in (["forget", "\udcff.wav", "--yes"], ["assets", "tag", "x", "\udcff.wav"], ["status", "\udcff"]):
+        refused = rushes(*words, url=db_url)
+        assert (refused.returncode, refused.stderr.startswith("error: '\\udcff")) == (2, True), refused.stderr
+    for words in (["assets", "list", "--offset"], ["assets", "list", "-n"], ["status", "--limit"]):
+        assert rushes(*words, "99999999999999999999", url=db_url).returncode == 2
 
 
 def test_a_list_is_paged_by_name_and_tells_what_vanished(db):
@@ -187,6 +223,16 @@ def test_the_nodes_copy_of_an_object_goes_with_its_asset(tmp_path):
     store.drop_cached(tmp_path, copy.name)
     store.drop_cached(tmp_path, copy.name)
     assert not copy.exists()
+
+
+def test_what_vanished_is_looked_for_once_more_before_it_is_forgotten(db, tmp_path):
+    ids = [new_asset(db, name) for name in ("lost", "back", "replaced", "remote")]
+    (tmp_path / "back").write_bytes(b"x")
+    for asset_id, uri in ((ids[1], str(tmp_path / "back")), (ids[3], "s3://bucket/a.wav")):
+        db.execute("UPDATE sources SET uri = %s WHERE asset_id = %s", (uri, asset_id))
+    db.execute("UPDATE sources SET gone_at = now()")
+    db.execute("DELETE FROM sources WHERE asset_id = %s", (ids[2],))
+    assert vanished(db) == ([ids[0], ids[2], ids[3]], 1)
 
 
 def test_what_is_held_of_an_asset_is_counted(db):

@@ -94,6 +94,7 @@ def test_the_corpus_can_be_read_in_words_and_json(corpus_url, media, tmp_path):
     assert sorted(path.suffix for path in tmp_path.glob("call.*")) == [".json", ".rttm", ".srt", ".txt", ".vtt"]
     assert "no transcript" in rushes("export", "broken.mp4", url=corpus_url).stderr
     assert "transcribe" in rushes("plan", "--explain", "--hours", "100", url=corpus_url).stdout
+    assert rushes("plan", "--hours", "inf", url=corpus_url).returncode == 2
 
 
 def test_a_name_that_no_disk_takes_fails_and_retries_in_words(db_url, tmp_path):

@@ -136,6 +136,35 @@ def test_pending_migrations_are_named_with_the_command(visit, db):
     assert "0002" in found.text
 
 
+def test_a_database_that_takes_no_writes_from_here_fails(visit, db):
+    assert visit.schema().state == "ok"
+    visit._connection().execute("SET default_transaction_read_only = on")
+    assert (visit.schema().state, "read-only" in visit.schema().text) == ("FAIL", True)
+    visit._connection().execute("SET default_transaction_read_only = off")
+    db.execute("CREATE ROLE reader")
+    try:
+        db.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        visit._connection().execute("SET ROLE reader")
+        assert (visit.schema().state, "reader may not write" in visit.schema().text) == ("FAIL", True)
+    finally:
+        visit._connection().execute("RESET ROLE")
+        db.execute("DROP OWNED BY reader")
+        db.execute("DROP ROLE reader")
+
+
+def test_an_embedded_database_that_was_left_half_made_fails(tmp_path):
+    (tmp_path / "postgres/base").mkdir(parents=True)
+    with closing(DatabaseVisit(load_settings(data_dir=tmp_path))) as visit:
+        found = visit.reach()
+    assert (found.state, found.fix) == ("FAIL", "move it away, or set RUSHES_DATA_DIR")
+
+
+def test_weights_that_are_not_pinned_are_not_to_be_pulled():
+    settings = load_settings(text={"weights": "hub:some/model"})
+    with pytest.raises(RushesError, match="not pinned: write"):
+        models.loads(settings, "text", fake_child())
+
+
 def test_a_large_space_without_a_whole_index_is_warned_of(visit, db, monkeypatch):
     monkeypatch.setattr(database, "INDEX_FROM_ROWS", 3)
     space = ensure_space(db, "text", load_settings(text={"dimension": 4}).model_choice("text"), {})

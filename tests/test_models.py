@@ -165,6 +165,7 @@ def test_a_pull_without_network_is_one_line_for_each_that_is_missing(tmp_path):
     assert len(errors) == 4
     assert "HF_TOKEN" in errors[0]
     assert all("path:/DIR" in line for line in errors)
+    assert not any("run `rushes models pull`" in line for line in errors)
     assert done.stderr.count("fetching") == 1
     assert rushes("models", "pull").returncode == 0
     assert "exclude each other" in rushes("models", "list", "--all", "--profile", "speed").stderr

@@ -10,6 +10,7 @@ from cluster.db.rates import Cost, StageRates
 from cluster.settings import load_settings
 from jobs.forecast import Forecast, foretell
 from jobs.spec import chain_names
+from jobs.summary import describe
 from tests.archive import run
 from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 from tests.media_factory import silence, write_video, write_wav
@@ -99,6 +100,7 @@ def test_a_dry_run_writes_nothing_at_all(db_url, db, tmp_path):
     dry = run(db_url, [str(folder)], {"data_dir": data}, dry_run=True)
     assert (dry.state, dry.run_id, dry.sources.gone) == ("dry-run", None, 1)
     assert "1 new or changed file(s), 32.0 kB, would be read first" in dry.notes[0]
+    assert describe(dry)[-1].endswith("h would be done, besides 1 new or changed file(s)")
     assert differences(before, canonical_dump(db)) == []
     assert (db.execute(counts).fetchone(), sorted(data.rglob("*"))) == (told, on_disk)
 

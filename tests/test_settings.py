@@ -109,3 +109,11 @@ def test_a_path_is_known_by_its_content(tmp_path):
         (tmp_path / name / "model.bin").write_text(text)
     same, twin, other = (identity(f"path:{tmp_path / name}") for name in "abc")
     assert same == twin != other
+
+
+def test_a_mistake_in_a_secret_does_not_print_it(tmp_path):
+    path = tmp_path / "rushes.toml"
+    path.write_text('hf_token = "hf_hidden"\ndatabase_url = ["postgresql://me:hidden@host/db"]\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="hf_token: Extra inputs") as caught:
+        load_settings(path)
+    assert "hidden" not in str(caught.value)

@@ -105,6 +105,37 @@ def test_a_run_without_a_driver_says_so_and_one_that_ended_needs_none(db, db_url
     assert view_of(db, run_id)["driver"]
 
 
+def test_a_run_that_died_is_measured_up_to_its_last_commit(db):
+    run_id = planned_run(db, 3, 3 * 3600.0)
+    commit(db, run_id, "done", {"decode": 1.0}, duration_ms=3_600_000)
+    claimed(db, run_id, new_asset(db, "busy"))
+    db.execute("UPDATE units SET started_at = now() - interval '3 hours'")
+    db.execute("UPDATE units SET finished_at = now() - interval '1 hour' WHERE state = 'done'")
+    db.execute("SELECT pg_advisory_unlock(%s)", (runs.lock_key(run_id),))
+    left = view_of(db, run_id)
+    assert (left["driver"], left["running"], left["eta_s"]) == (False, [], None)
+    assert left["hours_per_hour"] == pytest.approx(0.5, rel=0.01)
+    assert " left" not in status.run_line(left)
+    assert " now" not in status.run_line(left)
+    runs.recover_dead_runs(db)
+    assert view_of(db, run_id)["hours_per_hour"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_the_run_at_work_is_watched_even_when_a_later_one_has_ended(db):
+    at_work, ended = new_run(db), new_run(db)
+    runs.finish_run(db, ended, "done", {})
+    assert status._chosen(db, None) == str(at_work)
+    runs.finish_run(db, at_work, "done", {})
+    assert status._chosen(db, None) == str(ended)
+
+
+def test_what_registration_settled_counts_among_the_planned(db):
+    run_id = new_run(db)
+    runs.set_planned(db, run_id, 3, {"media_s": 60.0, "lanes": dict.fromkeys(PRINTS, 1), "settled": 2})
+    commit(db, run_id, "done", {"decode": 1.0})
+    assert "3 assets planned · 3 settled" in status.run_line(view_of(db, run_id))
+
+
 def test_lanes_count_every_asset_under_the_settings_in_force(db):
     run_id = planned_run(db, 1, 60.0)
     commit(db, run_id, "done", {"decode": 1.0})

@@ -67,15 +67,16 @@ def list_assets(conn: psycopg.Connection[Any], page: Page) -> list[dict[str, Any
 def add_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: Sequence[int]) -> int:
     """Give the assets a tag, or put them into a collection; returns how many did not have it yet.
 
-    Names that differ in case only are one: the spelling that stands is kept.
+    Names that differ in case only are one: the spelling that stands is kept. An asset that was forgotten
+    meanwhile is left out.
     """
     name = checked_label(kind, name)
     table, column = sql.Identifier(_TABLES[kind]), sql.Identifier(kind)
     query = sql.SQL(
-        "INSERT INTO {table} (asset_id, {column}) SELECT a, coalesce((SELECT min({column}) FROM {table}"
-        "   WHERE lower({column}) = lower(%(name)s)), %(name)s) FROM unnest(%(ids)s::bigint[]) a"
-        " WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE asset_id = a AND lower({column}) = lower(%(name)s))"
-        " ORDER BY a ON CONFLICT DO NOTHING"
+        "INSERT INTO {table} (asset_id, {column}) SELECT a.asset_id, coalesce((SELECT min({column}) FROM {table}"
+        "   WHERE lower({column}) = lower(%(name)s)), %(name)s) FROM assets a WHERE a.asset_id = ANY(%(ids)s)"
+        " AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.asset_id = a.asset_id AND lower({column}) = lower(%(name)s))"
+        " ORDER BY a.asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING"
     ).format(table=table, column=column)
     return conn.execute(query, {"name": name, "ids": sorted(set(asset_ids))}).rowcount
 

@@ -143,6 +143,8 @@ def database_errors() -> Iterator[None]:
     """A server that goes away is one clear line: what is committed stays, and the same command goes on."""
     try:
         yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise RushesError(f"the database refuses: {first_line(error)}; log in as the owner of its tables") from error
     except psycopg.OperationalError as error:
         raise RushesError(
             f"the database went away ({first_line(error)}); what was committed is safe: start it and run this again"

@@ -95,7 +95,7 @@ class DatabaseVisit:
             return Found("FAIL", f"migration {names} not applied", "run `rushes db migrate`")
         if missing:
             return Found("ok", f"{len(missing)} migration(s) to come: the next command applies them by itself")
-        return Found("ok", f"version {max(applied(conn))}, up to date")
+        return self._refusal() or Found("ok", f"version {max(applied(conn))}, up to date")
 
     def indexes(self) -> Found:
         """Whether every space that is large enough has its index, whole."""
@@ -138,12 +138,31 @@ class DatabaseVisit:
             return Found("warn", f"the database is {abs(skew_s):.1f} s {way} this machine", "run NTP on both machines")
         return Found("ok", f"database and machine agree to {max(abs(skew_s), 0.1):.1f} s")
 
+    def _refusal(self) -> Found | None:
+        """Why a run could not write: the server takes no writes, or not from this login."""
+        row = self._connection().execute(
+            "SELECT current_setting('transaction_read_only') = 'on', current_user,"
+            " has_schema_privilege(current_schema(), 'CREATE') AND bool_and(has_table_privilege(name, 'INSERT')"
+            "   AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE'))"
+            " FROM unnest(ARRAY['assets', 'sources', 'units', 'runs']) name"
+        ).fetchone()  # fmt: skip
+        assert row is not None
+        read_only, user, may_write = row
+        if read_only:
+            return Found("FAIL", "the database is read-only", "name the primary server in RUSHES_DATABASE_URL")
+        if not may_write:
+            fix = "name the login that owns the tables in RUSHES_DATABASE_URL"
+            return Found("FAIL", f"{user} may not write to the tables, or not make new ones", fix)
+        return None
+
     def _address(self, place: Path) -> tuple[str, str]:
         if self._settings.database_url is not None:
             url = self._settings.database_url.get_secret_value()
             return url, describe_url(url)
         if (place / "PG_VERSION").is_file():
             return start_embedded(place), f"embedded server in {place}"
+        if place.is_dir() and any(place.iterdir()):
+            raise RushesError(f"{place} holds no whole database: move it away, or set RUSHES_DATA_DIR")
         # A socket path has at most 107 bytes, and the server may run as another user than this one.
         self._trial = Path(tempfile.mkdtemp(prefix="rushes-"))
         self._trial.chmod(0o755)

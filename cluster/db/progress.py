@@ -86,14 +86,19 @@ def rate_now(latest: Sequence[Settled], elapsed_s: float) -> float | None:
     return sum(asset.media_s for asset in recent) / span_s if recent and span_s > 0 else None
 
 
+# A run that died tells nothing after its last commit.
 _SETTLED = """
-WITH settled AS (
+WITH ended AS (
+  SELECT CASE WHEN %(lives)s THEN coalesce(r.finished_at, now())
+    ELSE (SELECT max(u.finished_at) FROM units u WHERE u.run_id = r.run_id) END AS at
+  FROM runs r WHERE r.run_id = %(run)s),
+settled AS (
   SELECT u.asset_id, max(u.finished_at) AS at, bool_or(u.state = 'failed') AS failed FROM units u
   WHERE u.run_id = %(run)s GROUP BY u.asset_id HAVING bool_and(u.state NOT IN ('running', 'pending'))),
 timed AS (
-  SELECT extract(epoch FROM coalesce(r.finished_at, now()) - at)::float8 AS age_s, failed,
+  SELECT extract(epoch FROM ended.at - settled.at)::float8 AS age_s, failed,
     coalesce(a.duration_ms, 0) / 1000.0 AS media_s
-  FROM settled JOIN assets a USING (asset_id) JOIN runs r ON r.run_id = %(run)s)
+  FROM settled JOIN assets a USING (asset_id) CROSS JOIN ended)
 """
 _RUN_LANES = """
 SELECT lane, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'running') AS running,
@@ -124,14 +129,16 @@ CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = t.asset_id
 def run_view(conn: psycopg.Connection[Any], run: Row) -> Row:
     """How far a run of `report.find_run` is: lanes, rates in hours per hour, time left, slowest, failures."""
     run_id, work = UUID(run["run_id"]), run["config"].get("work") or {}
-    values = {"run": run_id, "shown": SHOWN}
+    driver = run["state"] != "running" or is_held(conn, run_id)
+    lives = driver and run["state"] != "dead"
+    values = {"run": run_id, "shown": SHOWN, "lives": lives}
     settled = _settled(conn, values, work)
     return {
         **{name: run[name] for name in ("run_id", "kind", "state", "started_at", "finished_at", "planned", "summary")},
-        "driver": run["state"] != "running" or is_held(conn, run_id),
+        "driver": driver,
         "lanes": _run_lanes(conn, values, work.get("lanes") or {}),
         **settled,
-        "running": dicts(conn, _RUNNING, values),
+        "running": dicts(conn, _RUNNING, values) if lives else [],
         "slowest": dicts(conn, _SLOWEST, values),
         "failures": _last_failures(conn, run["run_id"]),
     }
@@ -152,8 +159,8 @@ def _settled(conn: psycopg.Connection[Any], values: Row, work: Mapping[str, Any]
         conn,
         _SETTLED + "SELECT count(*) AS settled, coalesce(sum(media_s), 0)::float8 AS settled_s,"
         " coalesce(sum(media_s) FILTER (WHERE NOT failed), 0)::float8 AS media_s,"
-        " (SELECT extract(epoch FROM coalesce(r.finished_at, now()) - min(u.started_at))::float8 FROM units u"
-        "   JOIN runs r USING (run_id) WHERE u.run_id = %(run)s GROUP BY r.finished_at) AS elapsed_s FROM timed",
+        " (SELECT extract(epoch FROM (SELECT at FROM ended) - min(u.started_at))::float8 FROM units u"
+        "   WHERE u.run_id = %(run)s) AS elapsed_s FROM timed",
         values,
     )
     latest = conn.execute(
@@ -168,13 +175,13 @@ def _settled(conn: psycopg.Connection[Any], values: Row, work: Mapping[str, Any]
     now = rate_now([Settled(*row) for row in latest], elapsed_s)
     left_s = None if "media_s" not in work else max(0.0, work["media_s"] - whole["settled_s"])
     return {
-        "settled": whole["settled"],
+        "settled": whole["settled"] + work.get("settled", 0),
         "media_s": whole["media_s"],
         "elapsed_s": elapsed_s,
         "hours_per_hour_now": now,
         "hours_per_hour": whole["media_s"] / elapsed_s if elapsed_s else None,
         "left_media_s": left_s,
-        "eta_s": left_s / now if now and left_s is not None else None,
+        "eta_s": left_s / now if values["lives"] and now and left_s is not None else None,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import (
+    MOST_ROWS,
     AsJson,
     Channels,
     Collections,
@@ -34,8 +35,8 @@ def list_command(
     tag: Tags = None,
     collection: Collections = None,
     vanished: Annotated[bool, typer.Option("--vanished", help="Only those that no source leads to any more.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 100,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out this many before.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")] = 100,
+    offset: Annotated[int, typer.Option(min=0, max=MOST_ROWS, help="Leave out this many before.")] = 0,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -144,15 +145,18 @@ def forget(
     """Delete assets with all that was derived from them; the media files stay."""
     from dataclasses import asdict
 
-    from cluster.db.forget import holdings, without_source
+    from cluster.db.forget import holdings
     from cluster.errors import UsageError
     from jobs.forget import forget_all
+    from jobs.forget import vanished as without_file
 
     if not assets and not vanished:
         raise UsageError("name the assets to forget, or give --vanished")
     with corpus(config) as conn:
-        ids = {*_find(conn, assets or []), *(without_source(conn) if vanished else ())}
-        found = holdings(conn, sorted(ids))
+        gone, back = without_file(conn) if vanished else ([], 0)
+        found = holdings(conn, sorted({*_find(conn, assets or []), *gone}))
+        if back:
+            typer.echo(f"left alone: {back} asset(s) whose files may be there again: ingest their folder", err=True)
         _say_what([] if as_json else found, dry_run)
         question = f"Forget {len(found)} asset(s) for good?"
         if found and not dry_run and not confirm(question, yes):

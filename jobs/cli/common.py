@@ -24,6 +24,9 @@ Collections = Annotated[
     list[str] | None, typer.Option("--collection", help="Only in this collection; may be repeated.")
 ]
 
+# What the database takes as a count of rows.
+MOST_ROWS = 2**31 - 1
+
 
 def settings_from(config: Path | None, **flags: Any) -> Settings:
     """Settings of this command: flag > environment > file > default."""
@@ -36,11 +39,15 @@ def settings_from(config: Path | None, **flags: Any) -> Settings:
 def corpus(config: Path | None) -> Iterator[Any]:
     """A connection to the corpus of the settings, schema checked."""
     from cluster.db.connect import database_errors
+    from cluster.errors import UsageError
     from jobs.ingest import open_database
 
     database = open_database(settings_from(config))
-    with database_errors(), database.connect() as conn:
-        yield conn
+    try:
+        with database_errors(), database.connect() as conn:
+            yield conn
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{error.object!r} is not valid UTF-8: nothing in the corpus has such a name") from error
 
 
 def asset_filter(channels: list[str] | None, tags: list[str] | None, collections: list[str] | None) -> Any:

@@ -74,6 +74,11 @@ def _pulled(weights: str, dry_run: bool, away: bool) -> dict[str, Any]:
     from cluster.weights_check import held
 
     before, problem = held(weights), ""
+    if away and weights.startswith("hub:") and before.place is None:
+        problem = (
+            f"{weights} was not asked for, the hub is out of reach: pull again later, "
+            "or name a folder with RUSHES_<ROLE>_WEIGHTS=path:/DIR"
+        )
     if weights.startswith("hub:") and not dry_run and not away:
         if before.place is None:
             typer.echo(f"fetching {weights} ({before.licence}{', gated' if before.gated else ''})", err=True)

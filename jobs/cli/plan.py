@@ -11,7 +11,7 @@ from jobs.cli.common import AsJson, Config, corpus, print_json, settings_from
 
 def plan(
     explain: Annotated[bool, typer.Option("--explain", help="Say why.")] = False,
-    hours: Annotated[float | None, typer.Option(min=0, help="Plan this many media hours instead.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, max=1e9, help="Plan this many media hours instead.")] = None,
     lanes: Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")] = None,
     as_json: AsJson = False,
     config: Config = None,

@@ -45,6 +45,9 @@ def find(conn: Any, text: str, asset: str | None, limit: int) -> list[Any]:
 
     if not text.strip():
         raise UsageError("nothing to search for: give some words")
+    if not text.isprintable():
+        # What the terminal could not decode arrives as surrogates, which no tokenizer takes.
+        text = text.encode("utf-8", "replace").decode()
     asset_id = find_asset(conn, asset)["asset_id"] if asset else None
     for _ in range(MAX_SWITCHES):
         space = active_space(conn, "text")

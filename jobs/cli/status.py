@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, print_table, settings_from, short_uri, table_lines
+from jobs.cli.common import (
+    MOST_ROWS,
+    AsJson,
+    Config,
+    corpus,
+    print_json,
+    print_table,
+    settings_from,
+    short_uri,
+    table_lines,
+)
 
 LIVE_EVERY_S, LINE_EVERY_S = 2.0, 60.0
 # A driver that lost its connection takes its lock back sooner, or its run is dead.
@@ -19,7 +29,7 @@ GONE_AFTER_S = 60.0
 def status(
     run: Annotated[str | None, typer.Argument(help="A run id, or its first digits.", show_default=False)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Renew until the run ends.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Assets to list.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Assets to list.")] = 50,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -48,10 +58,10 @@ def _chosen(conn: Any, prefix: str | None) -> str:
 
     if prefix is not None:
         return report.find_run(conn, prefix)["run_id"]
-    latest = report.runs_table(conn, 1)
+    latest = report.runs_table(conn, 10)
     if not latest:
         raise UsageError("no run yet: start one with `rushes ingest PATH`")
-    return latest[0]["run_id"]
+    return next((run for run in latest if run["state"] == "running"), latest[0])["run_id"]
 
 
 def _view(conn: Any, run_id: str) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def _state(view: dict[str, Any]) -> str:
 def _rates(view: dict[str, Any]) -> list[str]:
     from jobs.summary import duration
 
-    running, parts = view["state"] == "running", []
+    running, parts = view["state"] == "running" and view["driver"], []
     if running and view["hours_per_hour_now"] is not None:
         parts.append(f"{view['hours_per_hour_now']:.1f} h/h now")
     if view["hours_per_hour"] is not None:

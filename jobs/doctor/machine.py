@@ -84,6 +84,8 @@ def resources(settings: Settings, plan: Plan, gpu_gib: tuple[float, ...]) -> Fou
         return Found(
             "FAIL", f"{text}: more than a card holds", "use a smaller profile, or set RUSHES_<ROLE>_DEVICE=cpu"
         )
+    if node.cpus > (os.cpu_count() or node.cpus):
+        return Found("warn", f"{text}: the machine has {os.cpu_count()} CPU(s)", "lower RUSHES_CPUS")
     host_gib = sum(group.actors * group.gib_each for group in plan.groups)
     if host_gib > node.memory_gib:
         return Found("warn", f"{text}: more memory than there is", "use fewer CPUs (RUSHES_CPUS)")

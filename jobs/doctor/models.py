@@ -8,7 +8,7 @@ from cluster.doctor import Found
 from cluster.errors import RushesError
 from cluster.profiles import ALL_ROLES, ModelChoice
 from cluster.settings import Settings
-from cluster.weights import locate
+from cluster.weights import hub_name, locate
 from cluster.weights_check import held
 from jobs.doctor.child import LoaderChild, LoaderError
 
@@ -22,6 +22,8 @@ def roles_of(settings: Settings) -> list[str]:
 def loads(settings: Settings, role: str, child: LoaderChild) -> Found:
     """Whether the model of `role` is on this machine and loads, in a process of its own."""
     choice = settings.model_choice(role)
+    if choice.weights.startswith("hub:"):
+        hub_name(choice.weights)  # one that is not pinned tells another way out than one that is not here
     try:
         locate(choice.weights, download=False)
     except RushesError as error:
