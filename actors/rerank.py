@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.budget import Budget
 from actors.texts import torch_device
+from cluster.errors import RushesError, first_line
 from cluster.profiles import HALF, ModelChoice, check_choice
 from cluster.weights import locate
 
@@ -39,7 +40,10 @@ class Reranker:
         import torch
 
         torch.set_num_threads(self._threads)
-        self._model = _cross_encoder(str(folder), self.choice)
+        try:
+            self._model = _cross_encoder(str(folder), self.choice)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RushesError(f"{self.choice.weights} does not load as a cross-encoder: {first_line(error)}") from error
 
     def score(self, question: str, passages: Sequence[str]) -> NDArray[np.float32]:
         """One score per passage, float32 of shape (passages,), greater is better; none make no call.
@@ -70,9 +74,14 @@ class Reranker:
 def _cross_encoder(folder: str, choice: ModelChoice) -> CrossEncoder:
     import torch
     from sentence_transformers import CrossEncoder
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    # Other models load too, with a head of random weights: any order would come out.
+    heads = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).architectures or []
+    if not any(name.endswith("ForSequenceClassification") for name in heads):
+        raise ValueError(f"it is a {' or '.join(heads) or 'model without a head'}, which gives a pair no score")
     device = torch_device(choice)
     half = choice.precision in HALF and device.startswith("cuda")
     return CrossEncoder(

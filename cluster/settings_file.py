@@ -30,6 +30,8 @@ def set_value(path: Path, table: str | None, key: str, value: str) -> None:
     except ValueError as error:
         wanted = f"[{table}] {key}" if table else key
         raise UsageError(f"settings file {path}: {error}; write {wanted} = {_text(value)} there yourself") from error
+    except OSError as error:
+        raise RushesError(f"cannot read the settings file {path}: {error.strerror or error}") from error
     try:
         _replace(path, after)
     except OSError as error:
@@ -53,7 +55,8 @@ def edited(text: str, table: str | None, key: str, value: str) -> str:
 def _with_line(text: str, table: str | None, key: str, value: str) -> str:
     lines = text.splitlines(keepends=True)
     first, last = _section(lines, table)
-    line = f"{key} = {_text(value)}"
+    end = "\r\n" if "\r\n" in text else "\n"
+    line = f"{key} = {_text(value)}{end}"
     dotted = rf"{table}\s*\.\s*{key}" if table and first is None else key
     found = re.compile(rf"""^(\s*{dotted}\s*=\s*)("[^"\n]*"|'[^'\n]*')(?=\s*(#.*)?$)""")
     for number in range(first or 0, last):
@@ -61,10 +64,10 @@ def _with_line(text: str, table: str | None, key: str, value: str) -> str:
             lines[number] = found.sub(lambda match: match[1] + _text(value), lines[number])
             return "".join(lines)
     if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
+        lines[-1] += end
     if first is None:
-        return "".join([*lines, *(["\n"] if lines else []), f"[{table}]\n", f"{line}\n"])
-    lines.insert(first, f"{line}\n")
+        return "".join([*lines, *([end] if lines else []), f"[{table}]{end}", line])
+    lines.insert(first, line)
     return "".join(lines)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 from cluster.conversation import speaker_counts
-from cluster.db import transcripts
+from cluster.db import transcripts, uses
 from cluster.db.report import sources_of
-from cluster.db.spaces import Space
+from cluster.db.spaces import Space, space_names
 from cluster.db.transcripts import Named, read_transcript, snapshot
 from cluster.errors import RushesError
 from cluster.formats import FORMATS, Transcript
@@ -69,10 +69,12 @@ class _Export:
         self.spaces: dict[str, Space] = {}
         self.said: dict[str, dict[str, str]] = {}
         if PARQUET in options.formats:
+            # Held, so that no sweep drops one between two assets.
+            uses.hold(conn, space_names(conn).values())
             self.spaces = transcripts.chosen_spaces(conn, options.spaces)
             self.said = {kind: transcripts.describe_space(conn, space) for kind, space in self.spaces.items()}
         self.result = Exported()
-        self.owners: dict[Path, str] = {}
+        self.texts: set[Path] = set()
 
     def run(self, chosen: Sequence[Named]) -> Exported:
         for named in chosen:
@@ -89,7 +91,7 @@ class _Export:
         for stem in self._stems(named) if texts else ():
             for suffix, part in self._parts(transcript):
                 for name in texts:
-                    self._text(stem.with_name(f"{stem.name}{suffix}.{name}"), FORMATS[name](part), named)
+                    self._text(stem.with_name(f"{stem.name}{suffix}.{name}"), FORMATS[name](part))
         if PARQUET in self.options.formats and self.options.folder is not None:
             self._parquet(self.options.folder, named, transcript)
 
@@ -112,18 +114,18 @@ class _Export:
             self._fail(uris[0] if uris else named.name, f"{why}: there is no folder to write to, use -o DIR")
         return list(dict.fromkeys(Path(uri).with_suffix("") for uri in there))
 
-    def _text(self, path: Path, text: str, named: Named) -> None:
+    def _text(self, path: Path, text: str) -> None:
+        if path in self.texts:
+            self._fail(path, "two recordings or speakers share the name: export them apart, with -o DIR")
+            return
+        self.texts.add(path)
         content = text.encode("utf-8", "replace")
-        if self.options.folder is None and self._keep(path, content, named):
+        if self.options.folder is None and self._keep(path, content):
             return
         self._write(path, lambda part: _write_bytes(part, content))
 
-    def _keep(self, path: Path, content: bytes, named: Named) -> bool:
+    def _keep(self, path: Path, content: bytes) -> bool:
         """Whether the file beside the media stays as it is: it says the same, or it is not ours to replace."""
-        owner = self.owners.setdefault(path, named.sha256)
-        if owner != named.sha256:
-            self._fail(path, "two recordings in this folder share the name: use -o DIR")
-            return True
         try:
             there = path.exists()
             same = there and path.stat().st_size == len(content) and path.read_bytes() == content

@@ -12,9 +12,11 @@ from cluster.db.info import apply_info
 from cluster.db.register import add_source
 from cluster.db.results import commit_row
 from cluster.db.transcripts import name_assets
+from cluster.db.turns import give_turns
 from cluster.formats.info_json import Info
+from cluster.formats.rttm import NamedTurn
 from jobs.export import ExportOptions, export
-from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
+from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 from tests.test_cli import rushes
 
 
@@ -84,6 +86,15 @@ def test_by_speaker_each_speaker_has_a_file(db, tmp_path):
     assert sorted(lines) == sorted((whole / "a.rttm").read_text().splitlines())
 
 
+def test_no_file_of_an_export_replaces_another_of_it(db, tmp_path):
+    first, second = fill(db, "/m/a.wav", "/m/a.B.wav")
+    for asset_id, name in ((first, "B.C"), (second, "C")):
+        give_turns(db, asset_id, [NamedTurn(0, 900_000, name)], PRINTS)
+    done = write(db, tmp_path, "txt", by_speaker=True)
+    assert names(tmp_path) == ["a.B.C.txt"]
+    assert (len(done.files), [item["what"] for item in done.failures]) == (1, [str(tmp_path / "a.B.C.txt")])
+
+
 def test_dry_run_names_the_files_and_writes_none(db, tmp_path):
     fill(db, "/m/a.wav")
     done = write(db, tmp_path / "new", "srt", "parquet", dry_run=True)
@@ -119,7 +130,7 @@ def test_beside_media_two_recordings_of_one_name_do_not_share_a_file(db, tmp_pat
     for overwrite in (False, True):
         done = write(db, None, "txt", overwrite=overwrite)
         assert [item["reason"].partition(":")[0] for item in done.failures] == [
-            "two recordings in this folder share the name"
+            "two recordings or speakers share the name"
         ]
     assert "film" in (tmp_path / "a.txt").read_text()
 

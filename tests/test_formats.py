@@ -168,13 +168,14 @@ def test_rttm_of_others_is_read():
     lines = [
         ";; made by hand", "", "SPKR-INFO f 1 <NA> <NA> <NA> unknown Ada <NA> <NA>",
         "SPEAKER f 1 2 .5 <NA> <NA> Ada <NA>", "SPEAKER\tf\t1\t0.0004\t1.9996\t<NA>\t<NA>\tUNKNOWN\t<NA>\t<NA>\r",
-        "SPEAKER g 2 1.0006 1 <NA> <NA> <NA> <NA> <NA>",
+        "SPEAKER g 2 1.0006 1 <NA> <NA> <NA> <NA> <NA>", "SPEAKER h 1 0 1 <NA> <NA> \x1b[2JAda\x9b <NA> <NA>",
     ]  # fmt: skip
     found = parse_rttm(lines, "x.rttm")
     assert found.ignored == 1
     assert found.turns == {
         "f": [NamedTurn(0, 2_000, None), NamedTurn(2_000, 2_500, "Ada")],
         "g": [NamedTurn(1_001, 2_001, None)],
+        "h": [NamedTurn(0, 1_000, "[2JAda")],
     }
 
 

@@ -126,6 +126,16 @@ def test_what_a_living_session_names_is_left_alone(db, db_url, models):
     assert (swept.spaces, swept.rows["units"]) == (["text space 2"], 2)
 
 
+def test_what_the_settings_in_force_are_building_stays(db, db_url, models):
+    store(db, 3)
+    settings = settings_of(db_url, models[32], 32)
+    part = reembed_quietly(settings, limit=1)
+    assert not part.space.is_active
+    assert collect(settings)[0].found == []
+    found = collect(settings_of(db_url, models[64], 64))[0].found
+    assert [(item.what, item.rows) for item in found] == [("text space 3", 1), ("units", 3)]
+
+
 def test_a_job_names_its_space_and_its_fingerprints_while_it_runs(db, db_url, models, monkeypatch):
     from jobs.execution import Execution
 

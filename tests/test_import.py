@@ -83,7 +83,11 @@ def test_given_turns_stand_in_for_the_diarizer_until_they_are_taken_back(corpus,
     assert exported(corpus) == imported
     assert "Jo_Doe 1, Ada 1, unknown 1" in rushes("show", "call.wav", url=corpus_url).stdout
     assert "Jo_Doe 1" in rushes("status", url=corpus_url).stdout
-    assert "3 turn(s) taken back" in rushes("import", "--forget-turns", "call.wav", url=corpus_url).stdout
+    refused = rushes("import", "--forget-turns", "call.wav", url=corpus_url)
+    assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
+    taken = rushes("import", "--forget-turns", "call.wav", "--yes", url=corpus_url).stdout
+    assert "3 turn(s) taken back" in taken
+    assert f"rushes ingest --force {media / 'call.wav'}`" in taken
     run(corpus_url, [str(media / "call.wav")], force=True)
     assert exported(corpus) == found
     assert sound(corpus)
@@ -194,6 +198,7 @@ def test_a_file_that_cannot_be_used_writes_nothing(text, options, code, message,
         (["/no/such.rttm"], "/no/such.rttm does not exist"),
         ([__file__], "only folders, .rttm and .info.json"),
         (["--asset", "x", "--add-tag", "y" * 301], "--add-tag has 301 characters"),
+        (["--asset", "x", "--add-tag", " "], "one is empty"),
         (["--forget-turns", "x"], "no asset matches 'x'"),
     ],
 )

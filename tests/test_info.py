@@ -44,6 +44,7 @@ def test_the_keys_that_matter_are_read(tmp_path):
     (tmp_path / "d.info.json").write_text("{}")
     assert read_info(tmp_path / "d.info.json") == Info()
     assert read_info(write_info(tmp_path / "e.info.json", title="\ud800!")).title == "?!"
+    assert read_info(write_info(tmp_path / "f.info.json", title="a\u001b[2J\u009bb")).title == "a [2J b"
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.db import transcripts
+from cluster.db import gc, spaces, transcripts
+from cluster.db.connect import open_connection
 from cluster.db.results import commit_row
 from cluster.db.transcripts import name_assets
 from cluster.db.turns import give_turns
 from cluster.errors import UsageError
 from cluster.formats.rttm import NamedTurn
 from jobs.export import ExportOptions, export
-from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.corpus_rows import PRINTS, choice, claimed, computed_row, make_spaces, new_asset, new_run
 
 
 def fill(conn, *names, dimension=8, segments=4):
@@ -166,3 +167,29 @@ def test_without_any_space_segments_are_exported_without_vectors(db, tmp_path):
     assert table.num_rows == 4
     assert "voice_vector" not in table.column_names
     assert not (tmp_path / "chunks").exists()
+
+
+def test_no_sweep_drops_a_space_while_it_is_exported(db, db_url, tmp_path):
+    fill(db, "a.wav", "b.wav")
+    old = spaces.active_space(db, "text")
+    new = spaces.ensure_space(db, "text", choice("text", 16, "new"), {"new": True})
+    db.execute("UPDATE spaces SET is_active = false WHERE kind = 'text'")
+    db.execute("UPDATE spaces SET is_active = true WHERE space_id = %s", (new.space_id,))
+    dropped = []
+    with open_connection(db_url) as conn, open_connection(db_url) as other:
+        options = ExportOptions(["parquet"], tmp_path, spaces=[old.space_id])
+        done = export(conn, name_assets(conn), options, lambda _: dropped.append(gc.drop_space(other, old)))
+    assert dropped == [False] * 4
+    assert (len(done.files), done.failures) == (4, [])
+    assert len(exported(tmp_path / "chunks", "text_vector")) == 2
+
+
+def test_an_asset_is_read_as_one_moment_of_the_corpus(db, db_url, tmp_path):
+    fill(db, "a.wav")
+    with open_connection(db_url) as conn, open_connection(db_url) as other:
+        done = export(
+            conn, name_assets(conn), ExportOptions(["parquet"], tmp_path), lambda _: other.execute("DELETE FROM chunks")
+        )
+    assert len(done.files) == 2
+    assert len(exported(tmp_path / "chunks", "text_vector")) == 1
+    assert db.execute("SELECT count(*) FROM chunks").fetchone() == (0,)

@@ -31,6 +31,8 @@ from tests.tiny_text_model import tiny_text_model
         ('cpus = 2', "text", 'cpus = 2\n\n[text]\nprofile = "new"\n'),
         ('text.profile = "old"\n', "text", 'text.profile = "new"\n'),
         ("[profiles.a.text]\nprofile = 1\n", "text", '[profiles.a.text]\nprofile = 1\n\n[text]\nprofile = "new"\n'),
+        ("cpus = 2\r\n[text]\r\n", "text", 'cpus = 2\r\n[text]\r\nprofile = "new"\r\n'),
+        ("cpus = 2\r\n", "text", 'cpus = 2\r\n\r\n[text]\r\nprofile = "new"\r\n'),
         ('profile = "old"\r\ncpus = 2\r\n', None, 'profile = "new"\r\ncpus = 2\r\n'),
     ],
 )  # fmt: skip
@@ -70,6 +72,8 @@ def test_a_folder_that_takes_no_file_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RushesError, match="cannot write the settings file"):
         set_value(tmp_path / "file" / "rushes.toml", None, "profile", "new")
+    with pytest.raises(RushesError, match="cannot read the settings file"):
+        set_value(tmp_path, None, "profile", "new")
 
 
 def own(**profiles):
@@ -165,6 +169,9 @@ def test_using_a_profile_writes_it_and_switches_where_everything_is_there(tiny, 
     assert "EMBEDDING_PROFILE" not in back.stdout
     won = rushes("profiles", "use", "t32", "--role", "text", url=db_url, RUSHES_TEXT_PROFILE="t16")
     assert "but the text follows t16: RUSHES_TEXT_PROFILE wins" in won.stdout
+    held = rushes("profiles", "use", "bundled", url=db_url, EMBEDDING_PROFILE="t16", RUSHES_PROFILE="speed")
+    assert "but the text follows t32: [text] profile in the file wins" in held.stdout
+    assert "but the voice follows speed: RUSHES_PROFILE wins" in held.stdout
     rows = json.loads(rushes("profiles", "compare", "t16", "t32", "bundled", "--json", url=db_url).stdout)
     assert [(row["profile"], row["dimension"], row["here"], row.get("vectors")) for row in rows] == [
         ("t16", 16, True, 3), ("t32", 32, True, 3), ("bundled", 384, True, None),
@@ -199,6 +206,16 @@ def test_a_mistake_changes_nothing(words, message, db_url, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert not (tmp_path / "config").exists()
+
+
+def test_a_profile_whose_weights_are_missing_is_not_written(db_url, tmp_path):
+    path = tmp_path / "config" / "rushes" / "rushes.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(before := '[profiles.away.text]\nweights = "path:/no/such/folder"\n')
+    done = rushes("profiles", "use", "away", "--role", "text", url=db_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no weights at /no/such/folder" in done.stderr
+    assert path.read_text() == before
 
 
 def test_asking_shows_the_comparison_first(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from cluster.db.connect import open_connection
 from cluster.db.ledger import PendingRow
 from cluster.profiles import ModelChoice
 from cluster.settings import load_settings
+from jobs.cli.reembed import _switched
+from jobs.reembed import Reembedded
 from jobs.runners import BLOCK_ROWS, BLOCK_S, blocks_of
 from tests.corpus_rows import PRINTS
 from tests.stored import reembed_quietly, settings_of, store
@@ -198,3 +201,18 @@ def test_a_space_that_a_sweep_takes_is_not_found_again(db):
     assert [found.space_id for found in spaces.list_spaces(db)] == [1]
     with open_connection(db.info.dsn) as other:
         assert len(spaces.list_spaces(other, with_retired=True)) == 2
+
+
+def test_the_last_lines_say_what_is_missing_what_stays_and_the_way_back(db, settings, weights):
+    store(db, 2)
+    first, choice = reembed_quietly(settings), settings.model_choice("text")
+    lines = _switched(first, choice, replace(choice, profile="of the same model"))
+    assert lines[-1] == f"back: rushes profiles use {first.before.profile} --role text"
+    other = load_settings().model_choice("text")
+    assert _switched(first, choice, other)[-1].startswith("the settings say bundled")
+    changed = tiny_text_model(Path(str(weights) + "-changed"), 16)
+    second = reembed_quietly(settings_of(settings.database_url.get_secret_value(), changed, 16))
+    back = "back: the settings of before, then rushes profiles use tiny --role text"
+    assert _switched(second, choice, choice)[-1] == back
+    broken = _switched(Reembedded(space=first.space, active=second.active, missing=2), choice, choice)
+    assert "lacks 2 asset(s)" in broken[0]

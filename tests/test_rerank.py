@@ -106,6 +106,14 @@ def test_what_it_cannot_do_is_said(weights, fields, words):
         Reranker(replace(choice_of(weights), **fields)).load()
 
 
+def test_a_folder_that_holds_no_cross_encoder_is_refused(tmp_path):
+    tiny_text_model(tmp_path / "tiny", 16)
+    (tmp_path / "empty").mkdir()
+    for name, words in (("tiny", "it is a BertModel"), ("empty", "Unrecognized model")):
+        with pytest.raises(RushesError, match=f"does not load as a cross-encoder: .*{words}"):
+            Reranker(ModelChoice("reranker", "own", "cross-encoder", f"path:{tmp_path / name}")).load()
+
+
 def test_a_search_is_ordered_by_the_reranker(db, db_url, weights, tmp_path, monkeypatch):
     store(db, 6)
     model = tiny_text_model(tmp_path / "tiny", 16)

@@ -47,7 +47,7 @@ def find_unneeded(conn: psycopg.Connection[Any], keep: Keep) -> list[Found]:
     kept = {space.space_id for space in list_spaces(conn)} - {found.space.space_id for found in retired if found.space}
     counted = [
         Found("units", "of old fingerprints", sum(_old_units(conn, keep, kept).values())),
-        Found("voice cache", "of sound that no asset has", sum(_orphan_voices(conn, kept).values())),
+        Found("voice cache", "of sound that no asset is known to have", sum(_orphan_voices(conn, kept).values())),
         Found("crash claims", "of runs that ended", _count(conn, f"SELECT count(*) {_ENDED_CLAIMS}")),
     ]
     return [*retired, *(found for found in counted if found.rows)]

@@ -16,6 +16,7 @@ MAX_BYTES = 64 * 2**20
 TITLE_CHARS = 2_000
 # The indexes over channels, tags and collections take entries of up to 2,700 bytes.
 NAME_CHARS = 300
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ def parse_info(values: Any) -> Info:
 
 
 def clean(text: str) -> str:
-    """The text on one line, without what PostgreSQL cannot hold."""
-    return " ".join(text.replace("\0", "").encode("utf-8", "replace").decode().split())
+    """The text on one line, without what PostgreSQL cannot hold or a terminal would obey."""
+    return " ".join(text.translate(CONTROLS).encode("utf-8", "replace").decode().split())
 
 
 def check_name(what: str, text: str, limit: int = NAME_CHARS) -> str:

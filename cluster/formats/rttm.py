@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from cluster.conversation import UNKNOWN, Segment
 from cluster.errors import RushesError
+from cluster.formats.info_json import clean
 from cluster.formats.model import Transcript
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d+)?|\.\d+")
@@ -85,7 +86,7 @@ def _parse(fields: list[str]) -> tuple[str, NamedTurn]:
     start_ms, end_ms = round(start * 1000), round((start + length) * 1000)
     if end_ms <= start_ms:
         raise ValueError(f"duration {fields[4]!r} is shorter than a millisecond")
-    speaker = fields[7].replace("\0", "")
+    speaker = _token(clean(fields[7]))
     return fields[1], NamedTurn(start_ms, end_ms, None if speaker in ("", *_NOBODY) else speaker)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import Config, corpus, settings_from
+from jobs.cli.common import Config, Yes, confirm, corpus, settings_from
 
 
 def import_files(
@@ -25,6 +26,7 @@ def import_files(
         typer.Option("--forget-turns", metavar="ASSET", help="Take imported turns back; may be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the files and say what they would do.")] = False,
+    yes: Yes = False,
     config: Config = None,
 ) -> None:
     """Take in who speaks when (RTTM), or title, channel, date and tags (.info.json)."""
@@ -36,7 +38,7 @@ def import_files(
         raise UsageError("import what? Name .rttm or .info.json files, or --asset with --add-tag or --add-collection")
     with corpus(config) as conn:
         if forget_turns:
-            _forget(conn, forget_turns, dry_run)
+            _forget(conn, forget_turns, dry_run, yes)
         if files or about:
             _import(conn, files or [], asset, said, dry_run, config)
 
@@ -46,30 +48,38 @@ def _said(tags: list[str], collections: list[str]) -> Any:
     from cluster.formats.info_json import Info, check_name
 
     try:
-        return Info(
+        info = Info(
             tags=tuple(check_name("--add-tag", tag) for tag in tags),
             collections=tuple(check_name("--add-collection", name) for name in collections),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if not all((*info.tags, *info.collections)):
+        raise UsageError("--add-tag and --add-collection need a name, one is empty")
+    return info
 
 
-def _forget(conn: Any, assets: list[str], dry_run: bool) -> None:
-    from cluster.db.report import find_asset
+def _forget(conn: Any, assets: list[str], dry_run: bool, yes: bool) -> None:
+    from cluster.db.report import find_asset, sources_of
     from cluster.db.runs import recover_dead_runs
     from cluster.db.turns import forget_turns, read_turns
 
     found = {name: find_asset(conn, name)["asset_id"] for name in assets}
-    if not dry_run:
+    given = {asset_id: len(read_turns(conn, asset_id) or ()) for asset_id in found.values()}
+    if not dry_run and any(given.values()):
+        if not confirm(f"Take {sum(given.values())} turn(s) back that a person gave?", yes):
+            raise typer.Exit(1)
         recover_dead_runs(conn)
     for name, asset_id in found.items():
-        turns = len(read_turns(conn, asset_id) or ()) if dry_run else forget_turns(conn, asset_id)
+        turns = given[asset_id] if dry_run else forget_turns(conn, asset_id)
         if not turns:
             typer.echo(f"{name}: no turns were imported for it")
         elif dry_run:
             typer.echo(f"{name}: would take back {turns} turn(s)")
         else:
-            typer.echo(f"{name}: {turns} turn(s) taken back; `rushes ingest --force {name}` finds its speakers again")
+            [place, *_] = sources_of(conn, [asset_id]).get(asset_id, [name])
+            again = f"rushes ingest --force {shlex.quote(place)}"
+            typer.echo(f"{name}: {turns} turn(s) taken back; `{again}` finds its speakers again")
 
 
 def _import(conn: Any, files: list[Path], asset: str | None, said: Any, dry_run: bool, config: Path | None) -> None:

@@ -77,7 +77,9 @@ def use(
     config: Config = None,
 ) -> None:
     """Write the profile into the settings file; search switches at once to a space that is complete."""
+    from actors.lanes import space_identities
     from cluster.errors import UsageError
+    from cluster.lanes import SPACE_OF_LANE
     from cluster.profiles import ALL_ROLES
     from cluster.settings import config_path, usual_config_path
     from cluster.settings_file import set_value
@@ -92,6 +94,10 @@ def use(
     settings = settings_from(config)
     for one in ALL_ROLES if role is None else [role]:
         choice_under(settings, one, name)
+        settings = settings.following(one, name)
+    if role in (None, *SPACE_OF_LANE.values()):
+        # Weights that are not there are said before anything is written.
+        space_identities(settings)
     path = config_path(config) or usual_config_path()
     set_value(path, role, "profile", name)
     typer.echo(f"{path}: {f'[{role}] ' if role else ''}profile = {name}")
@@ -164,7 +170,8 @@ def _exceptions(config: Path | None, role: str | None, name: str) -> list[str]:
         if found == name:
             continue
         names = [f"RUSHES_{one.upper()}_PROFILE", *(["EMBEDDING_PROFILE"] if one == "text" else []), "RUSHES_PROFILE"]
-        winner = next((variable for variable in names if os.environ.get(variable)), f"[{one}] profile in the file")
+        wins = (variable for variable in names if os.environ.get(variable) == found)
+        winner = next(wins, f"[{one}] profile in the file")
         lines.append(f"but the {one} follows {found}: {winner} wins; take it away to change that")
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -52,8 +53,8 @@ def reembed(
     if as_json:
         print_json(reembedded_dict(result))
     else:
-        in_force = settings_from(config).profile_of("text")
-        for line in [*_ends(result, quiet), *(_forecast(result) if dry_run else _switched(result, in_force))]:
+        choices = settings.model_choice("text"), settings_from(config).model_choice("text")
+        for line in [*_ends(result, quiet), *(_forecast(result) if dry_run else _switched(result, *choices))]:
             typer.echo(line)
     raise typer.Exit(result.exit_code)
 
@@ -77,14 +78,14 @@ def _forecast(result: Any) -> list[str]:
     return lines
 
 
-def _switched(result: Any, in_force: str) -> list[str]:
+def _switched(result: Any, asked: Any, in_force: Any) -> list[str]:
     if result.space is None:
         return ["nothing to embed: no transcript is stored yet; run `rushes ingest PATH` first"]
     lines = []
     if result.texts:
         rate = f"{result.wall_s:.1f} s = {result.texts_per_s:.1f} texts/s"
         lines.append(f"{result.texts} texts of {result.assets} asset(s) in {rate}")
-    else:
+    elif not result.missing:
         lines.append("nothing to embed: every stored transcript is in the space")
     active, before, space = result.active, result.before, result.space
     if active is None or active.space_id != space.space_id:
@@ -92,11 +93,13 @@ def _switched(result: Any, in_force: str) -> list[str]:
         return [*lines, *([f"search keeps {_name(active)}"] if active else [])]
     lines.append(f"search uses {_name(active)}")
     if before is not None and before.space_id != active.space_id:
-        lines.append(f"back: rushes profiles use {before.profile} --role text")
-    if active.profile != in_force:
+        first = "the settings of before, then " if before.profile == active.profile else ""
+        lines.append(f"back: {first}rushes profiles use {before.profile} --role text")
+    # A space carries the name of the profile that made it; another may name the same model.
+    if replace(in_force, profile=asked.profile) != asked:
         lines.append(
-            f"the settings say {in_force}, which the next ingest goes back to; to keep this one: "
-            f"rushes profiles use {active.profile} --role text"
+            f"the settings say {in_force.profile}, which the next ingest goes back to; to keep this one: "
+            f"rushes profiles use {asked.profile} --role text"
         )
     return lines
 
