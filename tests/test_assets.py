@@ -9,7 +9,7 @@ import time
 import pytest
 from psycopg import sql
 
-from cluster.db import results
+from cluster.db import ledger, results
 from cluster.db.assets import Page, add_label, drop_label, list_assets
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
@@ -19,7 +19,7 @@ from cluster.errors import UsageError
 from cluster.media import store
 from jobs.forget import vanished
 from tests.archive import run
-from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
+from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 from tests.test_cli import rushes
 from tests.test_hostile_changes import Meanwhile
 
@@ -118,6 +118,19 @@ def test_forgetting_waits_for_a_commit_in_progress_and_takes_its_rows_too(db, db
     after = row_counts(db)
     assert (after["assets"], after["segments"], after["voice_cache_1"]) == (0, 0, 0)
     assert before["assets"] == 1
+
+
+def test_an_asset_that_is_being_forgotten_gets_no_units(db, db_url):
+    gone, kept = new_asset(db, "a"), new_asset(db, "b")
+    with open_connection(db_url) as other:
+        units = threading.Thread(target=ledger.ensure_units, args=(other, [gone, kept], PRINTS, list(PRINTS)))
+        with db.transaction():
+            forget_asset(db, gone)
+            units.start()
+            while units.is_alive() and not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                time.sleep(0.01)
+        units.join()
+    assert db.execute("SELECT DISTINCT asset_id FROM units").fetchall() == [(kept,)]
 
 
 def test_a_run_says_that_an_asset_was_forgotten_under_it(corpus_url, corpus, media):

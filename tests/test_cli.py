@@ -42,6 +42,7 @@ def rushes(*words, url=None, **env):
         (["ingest", "--limit", "0"], 2, "limit"),
         (["nonsense"], 2, "nonsense"),
         (["search", " "], 2, "nothing to search for"),
+        (["search", "bridge", "--tag", "nope"], 2, "no asset has the tag 'nope'"),
         (["export", "x", "-f", "doc"], 2, "unknown format 'doc'"),
         (["export", "x", "-f", "srt,vtt"], 2, "add -o DIR"),
         (["show", "nothing.wav"], 2, "no asset matches 'nothing.wav'"),

@@ -42,10 +42,13 @@ def test_a_word_lifts_its_chunk_above_others(corpus):
     assert hits[0].text_rank == 1
 
 
-def test_a_scoped_search_stays_inside_the_asset_and_is_exact(corpus):
+def test_a_scoped_search_stays_inside_its_assets_and_is_exact(corpus):
     conn, space, ids = corpus
-    hits = search_chunks(conn, space, vector_of(ids["a.wav"]), "fox", asset_id=ids["b.wav"])
+    hits = search_chunks(conn, space, vector_of(ids["a.wav"]), "fox", asset_ids=[ids["b.wav"]])
     assert [hit.uri for hit in hits] == ["/media/b.wav"]
+    two = search_chunks(conn, space, vector_of(ids["a.wav"]), "fox", asset_ids=[ids["b.wav"], ids["c.wav"]])
+    assert {hit.uri for hit in two} == {"/media/b.wav", "/media/c.wav"}
+    assert search_chunks(conn, space, vector_of(ids["a.wav"]), "fox", asset_ids=[]) == []
 
 
 def test_an_odd_query_is_only_a_query(corpus):

@@ -37,7 +37,7 @@ class Selection:
 def ensure_units(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
 ) -> None:
-    """Every asset gets its unit in each lane under the current fingerprints."""
+    """Every asset gets its unit in each lane under the current fingerprints; one that is being forgotten, none."""
     for lane in lanes:
         conn.execute(
             "INSERT INTO units (asset_id, lane, fingerprint, state, reason)"
@@ -45,7 +45,9 @@ def ensure_units(
             "   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN audio_stream IS NULL THEN 'skipped'"
             "   ELSE 'pending' END,"
             "   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN audio_stream IS NULL THEN %(no_audio)s END"
-            " FROM assets WHERE asset_id = ANY(%(ids)s) ORDER BY asset_id ON CONFLICT DO NOTHING",
+            " FROM assets a WHERE asset_id = ANY(%(ids)s) AND NOT EXISTS (SELECT 1 FROM units u"
+            "   WHERE (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, %(lane)s, %(print)s))"
+            " ORDER BY asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING",
             {
                 "lane": lane,
                 "print": prints[lane],

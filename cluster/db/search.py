@@ -44,19 +44,19 @@ def search_chunks(
     vector: NDArray[np.float32],
     text: str,
     *,
-    asset_id: int | None = None,
+    asset_ids: Sequence[int] | None = None,
     limit: int = 10,
 ) -> list[Hit]:
     """The best `limit` chunks of the space for `text` and its unit `vector` (shape (dimension,)).
 
-    Fusion after Cormack, Clarke and Buettcher (SIGIR 2009): sum of 1 / (60 + rank). Inside one
-    asset the vector search is exact, because a filter after an index walk loses rows. All is read from one
-    snapshot. Raises `SpaceGoneError` when the space is there no more.
+    Fusion after Cormack, Clarke and Buettcher (SIGIR 2009): sum of 1 / (60 + rank). Inside
+    `asset_ids` the vector search is exact, because a filter after an index walk loses rows. All is read from
+    one snapshot. Raises `SpaceGoneError` when the space is there no more.
     """
     try:
         with conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return _search(conn, space, vector, text, asset_id, limit)
+            return _search(conn, space, vector, text, asset_ids, limit)
     except psycopg.errors.UndefinedTable as error:
         raise SpaceGoneError(space.table_name) from error
 
@@ -66,11 +66,11 @@ def _search(
     space: Space,
     vector: NDArray[np.float32],
     text: str,
-    asset_id: int | None,
+    asset_ids: Sequence[int] | None,
     limit: int,
 ) -> list[Hit]:
-    near = _nearest(conn, space, vector, asset_id)
-    worded = _full_text(conn, space, text, asset_id)
+    near = _nearest(conn, space, vector, asset_ids)
+    worded = _full_text(conn, space, text, asset_ids)
     scores: dict[int, float] = {}
     for ranking in (list(near), worded):
         for rank, chunk_id in enumerate(ranking, 1):
@@ -83,34 +83,39 @@ def _search(
 
 
 def _nearest(
-    conn: psycopg.Connection[Any], space: Space, vector: NDArray[np.float32], asset_id: int | None
+    conn: psycopg.Connection[Any], space: Space, vector: NDArray[np.float32], asset_ids: Sequence[int] | None
 ) -> dict[int, float]:
     """chunk id -> cosine similarity, nearest first."""
     table, kind = sql.Identifier(space.table_name), sql.SQL(space.storage)
-    values: dict[str, Any] = {"q": vector, "n": CANDIDATES, "asset": asset_id, "space": space.space_id}
-    if asset_id is None:
+    values: dict[str, Any] = {"q": vector, "n": CANDIDATES, "assets": _listed(asset_ids), "space": space.space_id}
+    if asset_ids is None:
         query = sql.SQL("SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM {} ORDER BY d LIMIT %(n)s")
         query = query.format(kind, table)
     else:
         query = sql.SQL(
-            "WITH mine AS MATERIALIZED (SELECT chunk_id, embedding FROM {} JOIN chunks USING (chunk_id)"
-            " WHERE asset_id = %(asset)s AND space_id = %(space)s)"
-            " SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM mine ORDER BY d LIMIT %(n)s"
-        ).format(table, kind)
+            # OFFSET 0 keeps the order out of the index, and every row of the assets in.
+            "SELECT chunk_id, d FROM (SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM {}"
+            " JOIN chunks USING (chunk_id) WHERE asset_id = ANY(%(assets)s) AND space_id = %(space)s OFFSET 0) mine"
+            " ORDER BY d LIMIT %(n)s"
+        ).format(kind, table)
     conn.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(CANDIDATES)))
     return {chunk_id: 1.0 - distance for chunk_id, distance in conn.execute(query, values)}
 
 
-def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_id: int | None) -> list[int]:
+def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_ids: Sequence[int] | None) -> list[int]:
     """Chunk ids that hold any of the words, best first."""
     rows = conn.execute(
         "WITH q AS (SELECT replace(plainto_tsquery('simple', %(text)s)::text, ' & ', ' | ')::tsquery AS q)"
         " SELECT chunk_id FROM chunks, q WHERE space_id = %(space)s AND tsv @@ q"
-        " AND (%(asset)s::bigint IS NULL OR asset_id = %(asset)s)"
+        " AND (%(assets)s::bigint[] IS NULL OR asset_id = ANY(%(assets)s))"
         " ORDER BY ts_rank_cd(tsv, q, 1) DESC, chunk_id LIMIT %(n)s",
-        {"text": text, "space": space.space_id, "asset": asset_id, "n": CANDIDATES},
+        {"text": text, "space": space.space_id, "assets": _listed(asset_ids), "n": CANDIDATES},
     )
     return [row[0] for row in rows]
+
+
+def _listed(asset_ids: Sequence[int] | None) -> list[int] | None:
+    return None if asset_ids is None else list(asset_ids)
 
 
 def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, tuple[int, str, str, int, int, str]]:

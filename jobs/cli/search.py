@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, clock, corpus, print_json, settings_from, short_uri
+from jobs.cli.common import (
+    AsJson,
+    Channels,
+    Collections,
+    Config,
+    Tags,
+    asset_filter,
+    clock,
+    corpus,
+    print_json,
+    settings_from,
+    short_uri,
+)
 
 # A switch of profiles, then a `db gc` that drops the space of before: more often than so nobody switches.
 MAX_SWITCHES = 5
@@ -18,6 +30,9 @@ MAX_SWITCHES = 5
 def search(
     text: Annotated[str, typer.Argument(help="What to look for: words or a question.")],
     asset: Annotated[str | None, typer.Option(help="Only in this asset.", show_default=False)] = None,
+    channel: Channels = None,
+    tag: Tags = None,
+    collection: Collections = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="At most this many answers.")] = 5,
     rerank: Annotated[bool, typer.Option("--rerank", help="Let the profile's reranker order the best 100.")] = False,
     as_json: AsJson = False,
@@ -26,7 +41,8 @@ def search(
     """The passages that answer, with their times; meaning and words count together."""
     choice = settings_from(config).model_choice("reranker") if rerank else None
     with corpus(config) as conn:
-        hits = find(conn, text, asset, limit) if choice is None else find_reranked(conn, text, asset, limit, choice)
+        scope = scope_of(conn, asset, asset_filter(channel, tag, collection))
+        hits = find(conn, text, scope, limit) if choice is None else find_reranked(conn, text, scope, limit, choice)
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
@@ -36,9 +52,17 @@ def search(
         typer.echo(f"{len(hits)} answer(s): the corpus holds no more that match")
 
 
-def find(conn: Any, text: str, asset: str | None, limit: int) -> list[Any]:
-    """Hits of the active text space for `text`, embedded by that space's own model."""
+def scope_of(conn: Any, asset: str | None, chosen: Any) -> list[int] | None:
+    """The assets to search in; None for all. Raises `UsageError` for a name that nothing has."""
+    from cluster.db.filter import matching
     from cluster.db.report import find_asset
+
+    named = [find_asset(conn, asset)["asset_id"]] if asset else None
+    return matching(conn, chosen, named) if chosen else named
+
+
+def find(conn: Any, text: str, asset_ids: list[int] | None, limit: int) -> list[Any]:
+    """Hits of the active text space for `text`, in these assets or in all, embedded by that space's own model."""
     from cluster.db.search import SpaceGoneError, search_chunks
     from cluster.db.spaces import active_space
     from cluster.errors import RushesError, UsageError
@@ -48,18 +72,17 @@ def find(conn: Any, text: str, asset: str | None, limit: int) -> list[Any]:
     if not text.isprintable():
         # What the terminal could not decode arrives as surrogates, which no tokenizer takes.
         text = text.encode("utf-8", "replace").decode()
-    asset_id = find_asset(conn, asset)["asset_id"] if asset else None
     for _ in range(MAX_SWITCHES):
         space = active_space(conn, "text")
         if space is None:
             raise RushesError("nothing is searchable yet: run `rushes ingest PATH` first")
         vector = embed_query(space, text)
         with suppress(SpaceGoneError):
-            return search_chunks(conn, space, vector, text, asset_id=asset_id, limit=limit)
+            return search_chunks(conn, space, vector, text, asset_ids=asset_ids, limit=limit)
     raise RushesError(f"the text space changed {MAX_SWITCHES} times during this search: search again")
 
 
-def find_reranked(conn: Any, text: str, asset: str | None, limit: int, choice: Any) -> list[Any]:
+def find_reranked(conn: Any, text: str, asset_ids: list[int] | None, limit: int, choice: Any) -> list[Any]:
     """The best `limit` of the first hits, in the order of the cross-encoder `choice`."""
     from actors.rerank import Reranker
     from cluster.db.search import CANDIDATES
@@ -67,7 +90,7 @@ def find_reranked(conn: Any, text: str, asset: str | None, limit: int, choice: A
     reranker = Reranker(choice, threads=len(os.sched_getaffinity(0)))
     reranker.load()
     try:
-        hits = find(conn, text, asset, CANDIDATES)
+        hits = find(conn, text, asset_ids, CANDIDATES)
         scores = reranker.score(text, [hit.text for hit in hits]).tolist()
     finally:
         reranker.close()
