@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.budget import Budget
-from actors.texts import torch_device
+from actors.texts import torch_device, torch_dtype
 from cluster.errors import RushesError, first_line
-from cluster.profiles import HALF, ModelChoice, check_choice
+from cluster.profiles import ModelChoice, check_choice
 from cluster.weights import locate
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ class Reranker:
 
 
 def _cross_encoder(folder: str, choice: ModelChoice) -> CrossEncoder:
-    import torch
     from sentence_transformers import CrossEncoder
     from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
@@ -83,7 +82,6 @@ def _cross_encoder(folder: str, choice: ModelChoice) -> CrossEncoder:
     if not any(name.endswith("ForSequenceClassification") for name in heads):
         raise ValueError(f"it is a {' or '.join(heads) or 'model without a head'}, which gives a pair no score")
     device = torch_device(choice)
-    half = choice.precision in HALF and device.startswith("cuda")
     return CrossEncoder(
         folder,
         num_labels=1,
@@ -91,5 +89,5 @@ def _cross_encoder(folder: str, choice: ModelChoice) -> CrossEncoder:
         max_length=choice.max_tokens,
         local_files_only=True,
         trust_remote_code=False,
-        model_kwargs={"dtype": getattr(torch, choice.precision) if half else torch.float32},
+        model_kwargs={"dtype": torch_dtype(choice, device)},
     )

@@ -142,21 +142,26 @@ def torch_device(choice: ModelChoice) -> str:
     return automatic if choice.device == "auto" else choice.device
 
 
-def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransformer:
+def torch_dtype(choice: ModelChoice, device: str) -> Any:
+    """The precision that torch runs the model in; a CPU has no use for half: it only gets slower and less exact."""
     import torch
+
+    half = choice.precision in HALF and device.startswith("cuda")
+    return getattr(torch, choice.precision) if half else torch.float32
+
+
+def _sentence_transformer(folder: Path, choice: ModelChoice) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     device = torch_device(choice)
-    # a CPU has no use for half precision: it only gets slower and less exact
-    half = choice.precision in HALF and device.startswith("cuda")
     return SentenceTransformer(
         str(folder),
         device=device,
         local_files_only=True,
         trust_remote_code=False,
-        model_kwargs={"dtype": getattr(torch, choice.precision) if half else torch.float32},
+        model_kwargs={"dtype": torch_dtype(choice, device)},
     )
 
 

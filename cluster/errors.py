@@ -86,6 +86,11 @@ def last_line(error: object) -> str:
     return _lines(error)[-1].strip()
 
 
+def os_reason(error: OSError) -> str:
+    """What the system says of a file, without its name."""
+    return (error.strerror or str(error)).lower()
+
+
 def _lines(error: object) -> list[str]:
     return str(error).strip().splitlines() or [type(error).__name__]
 

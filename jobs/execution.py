@@ -11,7 +11,7 @@ from cluster.db import ledger, report, runs
 from cluster.db.spaces import Space
 from cluster.errors import RushesError
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
-from jobs.forecast import forecast_for, informed
+from jobs.forecast import Forecast, forecast_for, informed
 from jobs.job import Job
 from jobs.ray_context import prints_to, ray_session
 from jobs.run_files import run_log
@@ -178,11 +178,17 @@ class Execution:
 
 def plan_for(job: Job, work: Work, nodes: Sequence[Node]) -> Plan:
     """The plan of this work on these nodes, with the rate that such work had before."""
+    return foresee(job, work, nodes)[0]
+
+
+def foresee(job: Job, work: Work, nodes: Sequence[Node]) -> tuple[Plan, Forecast]:
+    """The plan, and where its rate comes from."""
     stages = chain_names(job.settings, job.options.lanes)
     limit = job.session.run(report.max_connections)
     runner = "ray" if job.options.address is not None else job.settings.runner
     plan = make_plan(work, nodes, stages, runner=runner, max_connections=limit)
-    return informed(plan, forecast_for(job, plan))
+    forecast = forecast_for(job, plan)
+    return informed(plan, forecast), forecast
 
 
 def since_first_claim(job: Job) -> float | None:

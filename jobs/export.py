@@ -14,10 +14,11 @@ from urllib.parse import quote
 
 from cluster.conversation import speaker_counts
 from cluster.db import transcripts, uses
+from cluster.db.connect import snapshot
 from cluster.db.report import sources_of
 from cluster.db.spaces import Space, space_names
-from cluster.db.transcripts import Named, read_transcript, snapshot
-from cluster.errors import RushesError
+from cluster.db.transcripts import Named, read_transcript
+from cluster.errors import RushesError, os_reason
 from cluster.formats import FORMATS, Transcript
 from cluster.media.store import is_remote
 
@@ -130,7 +131,7 @@ class _Export:
             there = path.exists()
             same = there and path.stat().st_size == len(content) and path.read_bytes() == content
         except OSError as error:
-            self._fail(path, _reason(error))
+            self._fail(path, os_reason(error))
             return True
         if same:
             self.result.unchanged.append(str(path))
@@ -159,7 +160,7 @@ class _Export:
             try:
                 path.unlink()
             except OSError as error:
-                self._fail(path, _reason(error))
+                self._fail(path, os_reason(error))
 
     def _segments(self, path: Path, named: Named, transcript: Transcript, who: Sequence[int | None] | None) -> None:
         from cluster.formats import parquet
@@ -197,7 +198,7 @@ class _Export:
                 finally:
                     part.unlink(missing_ok=True)
             except OSError as error:
-                self._fail(path, _reason(error))
+                self._fail(path, os_reason(error))
                 return
         self.result.files.append(str(path))
         self.on_file(str(path))
@@ -246,7 +247,3 @@ def _writer(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
     repeating = [name for name in schema.names if not name.endswith("_vector")]
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeating) as writer:
         yield writer.write_table
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -12,7 +12,7 @@ from cluster.db import turns as db
 from cluster.db.info import apply_info, sources_like
 from cluster.db.report import find_asset
 from cluster.db.transcripts import Named, name_assets
-from cluster.errors import RushesError, UsageError
+from cluster.errors import RushesError, UsageError, os_reason
 from cluster.formats.info_json import SUFFIX, Info, read_info, sidecar_of
 from cluster.formats.rttm import NamedTurn, Rttm, file_id, parse_rttm
 
@@ -141,7 +141,7 @@ def _read_rttm(path: Path) -> Rttm:
     except UnicodeDecodeError as error:
         raise RushesError(f"{path}: byte {error.start + 1} is not UTF-8") from error
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: {os_reason(error)}") from error
 
 
 def _called(conn: Any, named: Sequence[Named], name: str, path: Path) -> Named:
@@ -177,7 +177,7 @@ def _add_info(conn: Any, found: Imports, path: Path, named: Sequence[Named], onl
     try:
         info = read_info(path)
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: {os_reason(error)}") from error
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - sources keep their symlinks
     start = str(absolute)[: -len(SUFFIX)]
     ids = {asset_id for uri, asset_id in sources_like(conn, start) if sidecar_of(Path(uri)) == absolute}
@@ -204,7 +204,7 @@ def _add_folder(conn: Any, found: Imports, folder: Path, named: Sequence[Named])
         except RushesError as error:
             found.failures.append(str(error))
         except OSError as error:
-            found.failures.append(f"{path}: {(error.strerror or str(error)).lower()}")
+            found.failures.append(f"{path}: {os_reason(error)}")
         else:
             found.infos.extend(InfoFor(path, by_id[asset_id], info) for asset_id in ids)
     if strangers:

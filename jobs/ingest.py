@@ -23,8 +23,8 @@ from cluster.media.inputs import Folder, Listing, Refused, SourceFile, is_missin
 from cluster.media.store import is_remote
 from cluster.plan import explain
 from cluster.settings import Settings
-from jobs.execution import Execution, plan_for, work_of
-from jobs.forecast import forecast_for, in_words, lane_counts
+from jobs.execution import Execution, foresee, work_of
+from jobs.forecast import in_words, lane_counts
 from jobs.job import IngestOptions, Job, Reporter
 from jobs.register import Registered, changed, record_failures, register
 from jobs.runners import this_node
@@ -252,8 +252,7 @@ class _Ingest:
                 "how long they are is not known yet"
             )
         if rows:
-            plan = plan_for(self.job, work, [this_node(self.settings)])
-            forecast = forecast_for(self.job, plan)
+            plan, forecast = foresee(self.job, work, [this_node(self.settings)])
             summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
             summary.notes.extend([in_words(lane_counts(rows)), *explain(plan, work), forecast.describe(work.media_s)])
         return summary

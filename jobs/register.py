@@ -19,7 +19,7 @@ from uuid import UUID
 
 from cluster.db import register as db
 from cluster.db.info import apply_info
-from cluster.errors import FailureClass, RushesError, StageError, classify
+from cluster.errors import FailureClass, RushesError, StageError, classify, os_reason
 from cluster.formats.info_json import Info, read_info, sidecar_of
 from cluster.media.inputs import Listing, Refused, SourceFile
 
@@ -214,7 +214,7 @@ def _described(file: SourceFile, sha256: str, probe: Any) -> _Found:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return os_reason(error)
     return str(error) or type(error).__name__
 
 

@@ -139,6 +139,14 @@ def check_versions(conn: psycopg.Connection[Any]) -> None:
 
 
 @contextmanager
+def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """One moment of the corpus for all that is read inside; `conn` is in no transaction."""
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+@contextmanager
 def database_errors() -> Iterator[None]:
     """A server that goes away is one clear line: what is committed stays, and the same command goes on."""
     try:

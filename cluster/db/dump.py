@@ -14,6 +14,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from cluster.db.connect import snapshot
 from cluster.db.spaces import list_spaces
 
 Key = tuple[Any, ...]
@@ -93,8 +94,7 @@ def canonical_dump(conn: psycopg.Connection[Any]) -> Dump:
 
     `conn` comes from `open_connection` (vector types) and is in no transaction.
     """
-    with conn.transaction():
-        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with snapshot(conn):
         facts = {section: _read_facts(conn, keys, query) for section, (keys, query) in _FACTS.items()}
         hashes = dict(conn.execute("SELECT space_id, config_hash FROM spaces").fetchall())
         vectors: dict[str, dict[Key, Vector]] = {"voice vector": {}, "text vector": {}, "cached voice": {}}

@@ -9,9 +9,10 @@ from typing import Any
 
 import psycopg
 
+from cluster.deadline import MS_PER_HOUR
+
 RECENT_UNITS = 300
 RECENT_RUNS = 5
-MS_PER_HOUR = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)

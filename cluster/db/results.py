@@ -21,7 +21,7 @@ from cluster.db.runs import pass_gate
 from cluster.db.spaces import Space
 from cluster.errors import FailureClass
 from cluster.faults import FaultPoint, reach
-from cluster.lanes import PARENT, children
+from cluster.lanes import PARENT, SPACE_OF_LANE, children
 from cluster.retry import next_try_s
 from cluster.types import errors_of
 
@@ -53,7 +53,7 @@ def commit_row(
             _WRITERS[lane](conn, row, spaces)
             reach(_WRITTEN[lane], row["uri"])
         for lane in done:
-            _finish(conn, row, units[lane], spaces.get(_SPACE.get(lane, "")))
+            _finish(conn, row, units[lane], spaces.get(SPACE_OF_LANE.get(lane, "")))
         outcome = _record_failures(conn, run_id, row, units, failed, retry_base_s)
         forget_claims(conn, run_id, row["asset_id"])
         reach(FaultPoint.UNITS_SETTLED, row["uri"])
@@ -290,4 +290,3 @@ _WRITTEN = {
 }
 _OUTPUT = {"speech": "segments", "voices": "voices", "texts": "chunks"}
 _DETAIL = {"speech": "transcript", "voices": "voice_cache_hits"}
-_SPACE = {"voices": "voice", "texts": "text"}

@@ -11,6 +11,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from cluster.db.connect import snapshot
 from cluster.db.spaces import Space
 
 RRF_K = 60
@@ -54,8 +55,7 @@ def search_chunks(
     one snapshot. Raises `SpaceGoneError` when the space is there no more.
     """
     try:
-        with conn.transaction():
-            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with snapshot(conn):
             return _search(conn, space, vector, text, asset_ids, limit)
     except psycopg.errors.UndefinedTable as error:
         raise SpaceGoneError(space.table_name) from error

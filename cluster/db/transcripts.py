@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, LiteralString
@@ -22,11 +21,11 @@ from cluster.db.spaces import Space, active_space, get_space, list_spaces
 from cluster.db.turns import speaker_names
 from cluster.errors import UsageError
 from cluster.formats import Transcript
+from cluster.lanes import SPACE_OF_LANE
 
 # A file name has at most 255 bytes, and a format and a speaker come after the asset.
 NAME_BYTES = 180
 BATCH_ROWS = 1_000
-_LANE = {"voice": "voices", "text": "texts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,6 @@ def name_assets(conn: psycopg.Connection[Any]) -> list[Named]:
             for item in found
         ]
     return found
-
-
-@contextmanager
-def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """One moment of the corpus for all that is read inside; `conn` is in no transaction."""
-    with conn.transaction():
-        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
 
 
 def _stem(uri: str) -> str:
@@ -101,7 +92,7 @@ def chosen_spaces(conn: psycopg.Connection[Any], asked: Sequence[int]) -> dict[s
     if unknown:
         listed = ", ".join(f"{space.space_id} ({space.kind}, {space.profile})" for space in known.values())
         raise UsageError(f"there is no space {unknown[0]}; known: {listed or 'none'}")
-    chosen = {kind: space for kind in _LANE if (space := active_space(conn, kind)) is not None}
+    chosen = {kind: space for kind in SPACE_OF_LANE.values() if (space := active_space(conn, kind)) is not None}
     for number in asked:
         space = get_space(conn, number)
         if any(known[other].kind == space.kind for other in asked if other != number):
