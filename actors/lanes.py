@@ -67,9 +67,14 @@ def space_identities(settings: Settings) -> dict[str, tuple[ModelChoice, dict[st
     """Kind of space -> the model choice and what else decides its vectors, under these settings."""
     chain = {stage.name: stage for stage in speech_chain(settings)}
     return {
-        kind: (settings.model_choice(kind), {"version": chain[lane].version, **chain[lane].identity()})
+        kind: (settings.model_choice(kind), {"version": _space_version(chain[lane]), **chain[lane].identity()})
         for lane, kind in SPACE_OF_LANE.items()
     }
+
+
+def _space_version(stage: Stage) -> int:
+    """The stage's own word on when its vectors change; a stage without one has no output besides them."""
+    return getattr(stage, "space_version", stage.version)
 
 
 def stored_fingerprints(settings: Settings, speech: str) -> dict[str, str]:

@@ -15,6 +15,8 @@ from cluster import weights
 from cluster.errors import RushesError, UsageError
 from cluster.ports import EmptyVoiceCache, VoiceCache
 from cluster.profiles import ModelChoice
+from cluster.speakers.local_voices import Span as Speech
+from cluster.speakers.local_voices import is_overlapped, overlapped_ms
 from cluster.types import SAMPLE_RATE_HZ, waveform, with_column
 
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
@@ -40,13 +42,15 @@ class VoiceEncoder(Protocol):
 class Voices:
     """Stage: `audio`, `segments` -> one `voices` entry per segment, and how many the cache knew.
 
-    An entry has a unit vector or a skip reason: `too_short` (under 250 ms of audio), `silent`
-    (below -70 dBFS) or `not_finite`. The audio ends here. `load` raises `RushesError` when the
-    model's dimension is not the profile's; `calls` counts forward passes.
+    An entry has a unit vector or a skip reason: `too_short` (under 250 ms of audio), `silent` (below
+    -70 dBFS), `overlapped` (others talk over half of it) or `not_finite`. The audio ends here. `load`
+    raises `RushesError` when the model's dimension is not the profile's; `calls` counts forward passes.
     """
 
     name = "voices"
-    version = 1
+    version = 2
+    # Goes up when the vectors themselves change, and with them the space.
+    space_version = 1
     lanes = frozenset({"voices"})
     needs = ("audio", "audio_sha256", "segments")
     adds = ("voices", "voice_cache_hits")
@@ -107,14 +111,14 @@ class Voices:
         audio = waveform(table, row)
         segments = table.column("segments")[row].as_py() or []
         spans = [_span(segment, len(audio)) for segment in segments]
-        skipped = {span: reason for span in spans if (reason := _skip_reason(audio, span))}
+        reasons = _skip_reasons(audio, segments, spans)
         known = self._cache.lookup(table.column("audio_sha256")[row].as_py())
-        wanted = [span for span in dict.fromkeys(spans) if span not in skipped]
+        wanted = dict.fromkeys(span for span, reason in zip(spans, reasons, strict=True) if reason is None)
         vectors = {span: known[span] for span in wanted if span in known}
-        hits = sum(span in vectors for span in spans)
+        hits = sum(span in vectors for span, reason in zip(spans, reasons, strict=True) if reason is None)
         vectors |= self._computed(audio, [span for span in wanted if span not in vectors])
-        entries = zip(segments, spans, strict=True)
-        return [_entry(segment["idx"], span, vectors, skipped) for segment, span in entries], hits
+        entries = zip(segments, spans, reasons, strict=True)
+        return [_entry(segment["idx"], span, vectors, reason) for segment, span, reason in entries], hits
 
     def _computed(self, audio: NDArray[np.int16], spans: list[Span]) -> dict[Span, NDArray[np.float32]]:
         if not spans:
@@ -144,6 +148,17 @@ def _span(segment: Mapping[str, Any], samples: int) -> Span:
     return start, max(start, end)
 
 
+def _skip_reasons(
+    audio: NDArray[np.int16], segments: Sequence[Mapping[str, Any]], spans: Sequence[Span]
+) -> list[str | None]:
+    voiced = [Speech(one["start_ms"], one["end_ms"], one["local_speaker"]) for one in segments]
+    shared_ms = overlapped_ms(voiced)
+    return [
+        _skip_reason(audio, span) or ("overlapped" if is_overlapped(one, ms) else None)
+        for span, one, ms in zip(spans, voiced, shared_ms, strict=True)
+    ]
+
+
 def _skip_reason(audio: NDArray[np.int16], span: Span) -> str | None:
     start, end = span
     if end - start < SHORTEST_SAMPLES:
@@ -153,10 +168,10 @@ def _skip_reason(audio: NDArray[np.int16], span: Span) -> str | None:
 
 
 def _entry(
-    idx: int, span: Span, vectors: Mapping[Span, NDArray[np.float32]], skipped: Mapping[Span, str]
+    idx: int, span: Span, vectors: Mapping[Span, NDArray[np.float32]], skip_reason: str | None
 ) -> dict[str, Any]:
-    vector = vectors.get(span)
-    reason = None if vector is not None else skipped.get(span, "not_finite")
+    vector = vectors.get(span) if skip_reason is None else None
+    reason = None if vector is not None else skip_reason or "not_finite"
     return {
         "idx": idx,
         "start_sample": span[0],

@@ -18,7 +18,8 @@ LANES = ("speech", "voices", "texts")
 
 def choice(kind: str, dimension: int = 8, profile: str = "test") -> ModelChoice:
     role = {"voice": "voice", "text": "text"}[kind]
-    return ModelChoice(role=role, profile=profile, engine="none", weights="path:/none", dimension=dimension)
+    engine = {"voice": "ge2e", "text": "none"}[kind]
+    return ModelChoice(role=role, profile=profile, engine=engine, weights="path:/none", dimension=dimension)
 
 
 def make_spaces(conn: Any, dimension: int = 8) -> dict[str, spaces.Space]:

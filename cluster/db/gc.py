@@ -64,7 +64,7 @@ def retired_spaces(conn: psycopg.Connection[Any], keep: Keep) -> list[Found]:
             if take_unused(conn, name):
                 query = sql.SQL("SELECT count(*) FROM {} WHERE space_id = %s")
                 rows = _count(conn, query.format(sql.Identifier(_ROWS[space.kind][0])), (space.space_id,))
-                size_bytes = sum(_size_bytes(conn, table) for table in (space.table_name, space.cache_table))
+                size_bytes = sum(_size_bytes(conn, table) for table in space.tables)
                 what = f"{space.kind} space {space.space_id}"
                 found.append(Found(what, f"{space.profile}, {space.dimension}-d", rows, size_bytes, space))
     return found
@@ -98,9 +98,11 @@ def _drop_tables(conn: psycopg.Connection[Any], space: Space) -> bool:
         ).fetchone()
         if row is None:
             return False
-        # Dropping a table locks the one it refers to as well; a commit holds that one first.
-        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(OWNER[space.kind][1])))
-        for table in (space.table_name, space.cache_table):
+        # Dropping a table locks those it refers to as well; a commit holds these first, in this order.
+        parents = [OWNER[space.kind][1], *(["local_speakers", "speakers"] if space.kind == "voice" else [])]
+        names = sql.SQL(", ").join(map(sql.Identifier, parents))
+        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+        for table in space.tables:
             conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
     return True
 

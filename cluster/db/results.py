@@ -16,9 +16,11 @@ from psycopg.types.json import Jsonb
 from cluster.db.copy import stage_rows
 from cluster.db.crash_claims import forget_claims
 from cluster.db.ledger import charge_unit, fail_units, postpone_units
+from cluster.db.local_voices import spans_of, without_forgotten, write_ghosts, write_local_voices
 from cluster.db.register import add_failure
 from cluster.db.runs import pass_gate
 from cluster.db.spaces import Space
+from cluster.db.speakers.carry import remember, resettle
 from cluster.errors import FailureClass
 from cluster.faults import FaultPoint, reach
 from cluster.lanes import PARENT, SPACE_OF_LANE, children
@@ -49,9 +51,12 @@ def commit_row(
         reach(FaultPoint.COMMIT_FENCED, row["uri"])
         failed = _failed_lanes(row, units)
         done = [lane for lane in units if lane not in failed and lane not in children(failed)]
+        before = remember(conn, row["asset_id"]) if _SPOKEN.intersection(done) else None
         for lane in done:
             _WRITERS[lane](conn, row, spaces)
             reach(_WRITTEN[lane], row["uri"])
+        if _SPOKEN.intersection(done):
+            resettle(conn, row["asset_id"], before)
         for lane in done:
             _finish(conn, row, units[lane], spaces.get(SPACE_OF_LANE.get(lane, "")))
         outcome = _record_failures(conn, run_id, row, units, failed, retry_base_s)
@@ -143,10 +148,10 @@ def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
     )
 
 
-def replace_segments(conn: psycopg.Connection[Any], asset_id: int, segments: Iterable[Row]) -> None:
+def replace_segments(conn: psycopg.Connection[Any], asset_id: int, segments: Sequence[Row]) -> None:
     """Write an asset's segments and local speakers in place of the old ones; what hung on those goes with them.
 
-    The caller holds the transaction, and settles the units.
+    The caller holds the transaction, and settles the units and the names.
     """
     conn.execute("DELETE FROM segments WHERE asset_id = %s", (asset_id,))
     conn.execute("DELETE FROM chunks WHERE asset_id = %s", (asset_id,))
@@ -163,6 +168,7 @@ def replace_segments(conn: psycopg.Connection[Any], asset_id: int, segments: Ite
         " WHERE asset_id = %s AND local_speaker IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
         (asset_id,),
     )
+    write_ghosts(conn, asset_id, spans_of(segments))
 
 
 _SEGMENT_COLUMNS: dict[str, LiteralString] = {
@@ -203,7 +209,8 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
         "skip_reason": "text",
         "embedding": "vector",
     }
-    stage_rows(conn, "stage_voices", columns, _voices(row["voices"]))
+    voices = without_forgotten(conn, asset_id, row["segments"], row["voices"])
+    stage_rows(conn, "stage_voices", columns, _voices(voices))
     conn.execute(
         "INSERT INTO voices (segment_id, space_id, skip_reason) SELECT s.segment_id, %s, v.skip_reason"
         " FROM stage_voices v JOIN segments s ON s.asset_id = %s AND s.idx = v.idx ORDER BY s.segment_id",
@@ -224,6 +231,7 @@ def _write_voices(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, 
         ).format(sql.Identifier(space.cache_table)),
         (audio_sha256,),
     )
+    write_local_voices(conn, space, asset_id, row["segments"], voices)
 
 
 def _voices(voices: Sequence[Row]) -> Iterable[tuple[Any, ...]]:
@@ -282,6 +290,8 @@ def _write_texts(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, S
     )
 
 
+# Lanes after which a name may belong elsewhere.
+_SPOKEN = frozenset({"speech", "voices"})
 _WRITERS = {"speech": _write_speech, "voices": _write_voices, "texts": _write_texts}
 _WRITTEN = {
     "speech": FaultPoint.SPEECH_WRITTEN,

@@ -48,6 +48,22 @@ class Space:
         """The table of known voices by content; voice spaces only."""
         return f"voice_cache_{self.space_id}"
 
+    @property
+    def local_voices_table(self) -> str:
+        """The table of what each local speaker sounds like; voice spaces only."""
+        return f"local_voices_{self.space_id}"
+
+    @property
+    def means_table(self) -> str:
+        """The table of the mean voices of named people; voice spaces only."""
+        return f"speaker_means_{self.space_id}"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Every table of its own, those that nothing hangs on first."""
+        own = (self.means_table, self.local_voices_table, self.cache_table) if self.kind == "voice" else ()
+        return (*own, self.table_name)
+
 
 _SELECT = "SELECT space_id, kind, profile, model, dimension, storage, table_name, is_active, choice FROM spaces"
 
@@ -99,12 +115,15 @@ def _create(
     assert row is not None
     table = f"{kind}_vectors_{row[0]}"
     conn.execute("UPDATE spaces SET table_name = %s WHERE space_id = %s", (table, row[0]))
-    vector = sql.SQL("{}({})").format(sql.SQL(storage), sql.Literal(choice.dimension))
-    _create_tables(conn, row[0], kind, table, vector)
+    dimension = sql.Literal(choice.dimension)
+    vector = sql.SQL("{}({})").format(sql.SQL(storage), dimension)
+    _create_tables(conn, row[0], kind, table, vector, dimension)
     return get_space(conn, row[0])
 
 
-def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: sql.Composed) -> None:
+def _create_tables(
+    conn: psycopg.Connection[Any], space_id: int, kind: str, table: str, vector: sql.Composed, dimension: sql.Literal
+) -> None:
     owner, parent = OWNER[kind]
     conn.execute(
         sql.SQL(
@@ -118,6 +137,20 @@ def _create_tables(conn: psycopg.Connection[Any], space_id: int, kind: str, tabl
                 " end_sample bigint NOT NULL, embedding {} NOT NULL,"
                 " PRIMARY KEY (audio_sha256, start_sample, end_sample))"
             ).format(sql.Identifier(f"voice_cache_{space_id}"), vector)
+        )
+        conn.execute(
+            sql.SQL(
+                "CREATE TABLE {} (asset_id bigint NOT NULL, local_speaker smallint NOT NULL, clean_ms bigint NOT NULL,"
+                " embedding {} NOT NULL, PRIMARY KEY (asset_id, local_speaker),"
+                " FOREIGN KEY (asset_id, local_speaker) REFERENCES local_speakers ON DELETE CASCADE)"
+            ).format(sql.Identifier(f"local_voices_{space_id}"), vector)
+        )
+        # Full floats whatever the space stores: means are of unit vectors and not unit vectors themselves.
+        conn.execute(
+            sql.SQL(
+                "CREATE TABLE {} (speaker_id bigint PRIMARY KEY REFERENCES speakers ON DELETE CASCADE,"
+                " voices bigint NOT NULL, mean vector({}) NOT NULL)"
+            ).format(sql.Identifier(f"speaker_means_{space_id}"), dimension)
         )
 
 

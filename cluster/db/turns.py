@@ -10,6 +10,7 @@ import psycopg
 from cluster.conversation import Turn, Word, segments_from_given
 from cluster.db.ledger import read_segments
 from cluster.db.results import replace_segments
+from cluster.db.speakers.carry import remember, resettle
 from cluster.errors import RushesError
 from cluster.formats.rttm import NamedTurn
 from cluster.lanes import children
@@ -110,7 +111,9 @@ def _rebuild(conn: psycopg.Connection[Any], asset_id: int, spans: Sequence[Turn]
     segments = [segment.to_row() for segment in segments_from_given(spans, words)]
     if segments == committed:
         return "same"
+    before = remember(conn, asset_id)
     replace_segments(conn, asset_id, segments)
+    resettle(conn, asset_id, before)
     _settle(conn, asset_id, len(segments), prints)
     return "rebuilt"
 

@@ -24,6 +24,7 @@ from jobs.cli import (
     reembed,
     search,
     show,
+    speakers,
     status,
 )
 
@@ -49,6 +50,7 @@ app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.add_typer(assets.app, name="assets")
 app.add_typer(failures.app, name="failures")
+app.add_typer(speakers.app, name="speakers")
 app.add_typer(db.app, name="db")
 app.add_typer(config.app, name="config")
 app.add_typer(profiles.app, name="profiles")

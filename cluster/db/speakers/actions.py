@@ -1,0 +1,209 @@
+"""What a person can decide: label, merge, split, rename, undo. Each is one transaction and calls no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from cluster.db.speakers import events
+from cluster.db.speakers.events import Target
+from cluster.db.speakers.names import (
+    Speaker,
+    clean_name,
+    derive_speakers,
+    ensure_speaker,
+    family_of,
+    find_speaker,
+    known_speaker,
+)
+from cluster.db.speakers.state import lock_assets, lock_decisions, pieces_of, refresh, touch_speakers
+from cluster.errors import RushesError, UsageError
+from cluster.speakers.decide import speaks_most
+
+
+class ConflictError(RushesError):
+    """Somebody else decided about the same voice since the caller looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Whose voice a target is: local speaker, the person it has now (None: unknown) and by which method."""
+
+    local_speaker: int | None
+    speaker: Speaker | None
+    method: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was recorded; `speaker` is whom it is about, None for nobody, and `is_new` says it is new."""
+
+    event_id: int
+    speaker: Speaker | None
+    is_new: bool = False
+
+
+Seen = Mapping[Target, Voice]
+
+
+def look(conn: psycopg.Connection[Any], targets: Sequence[Target]) -> dict[Target, Voice]:
+    """Whose voices the targets are now."""
+    return {target: _voice(conn, target) for target in targets}
+
+
+def label(
+    conn: psycopg.Connection[Any],
+    name: str | None,
+    targets: Sequence[Target],
+    author: str,
+    *,
+    kind: str = "label",
+    seen: Seen | None = None,
+) -> Decision:
+    """Give the voices at these targets a name, None to say that nobody known speaks there.
+
+    The voice's cluster takes the name as far as it is alike. `seen` is what the caller saw: raises
+    `ConflictError` when somebody named one of the voices otherwise since.
+    """
+    with conn.transaction():
+        lock_decisions(conn)
+        lock_assets(conn, events.targets_listed(targets))
+        speaker, is_new = (None, False) if name is None else ensure_speaker(conn, name)
+        _check_seen(conn, seen or {}, speaker)
+        event_id = _mark(conn, kind, author, targets, speaker)
+    return Decision(event_id, speaker, is_new)
+
+
+def split(conn: psycopg.Connection[Any], name: str, into: str, targets: Sequence[Target], author: str) -> Decision:
+    """Take the voices at these targets from one person and give them to another.
+
+    Raises `UsageError` for a voice that is not that person's, `RushesError` when all its voices would go.
+    """
+    with conn.transaction():
+        lock_decisions(conn)
+        lock_assets(conn, events.targets_listed(targets))
+        person = known_speaker(conn, name)
+        speaker, is_new = ensure_speaker(conn, into)
+        if speaker.speaker_id == person.speaker_id:
+            raise UsageError(f"{person.name} cannot be split into {speaker.name}: give the others another name")
+        for target in targets:
+            voice = _voice(conn, target)
+            if voice.speaker is None or voice.speaker.speaker_id != person.speaker_id:
+                who = voice.speaker.name if voice.speaker else "nobody known"
+                raise UsageError(f"the voice at {target.start_ms / 1000:.1f} s is {who}, not {person.name}")
+        event_id = _mark(conn, "split", author, targets, speaker)
+        if find_speaker(conn, name) is None:
+            raise RushesError(f"{person.name} would be left without a labelled voice: rename instead of splitting")
+    return Decision(event_id, speaker, is_new)
+
+
+def merge(conn: psycopg.Connection[Any], name: str, into: str, author: str) -> Decision:
+    """Say that two people are one: `name` becomes `into`. Raises `UsageError` for a merge into itself."""
+    with conn.transaction():
+        lock_decisions(conn)
+        person, other = known_speaker(conn, name), known_speaker(conn, into)
+        if person.speaker_id == other.speaker_id:
+            raise UsageError(f"{person.name} cannot be merged into itself")
+        event_id = events.record(conn, "merge", author, speaker_id=person.speaker_id, into_id=other.speaker_id)
+        _follow(conn, [person.speaker_id, other.speaker_id], named_anew=True)
+    return Decision(event_id, other)
+
+
+def rename(conn: psycopg.Connection[Any], name: str, new_name: str, author: str) -> Decision:
+    """Give a person another name; `UsageError` when somebody else has it."""
+    with conn.transaction():
+        lock_decisions(conn)
+        person, wanted, holder = known_speaker(conn, name), clean_name(new_name), find_speaker(conn, new_name)
+        if wanted == person.name:
+            raise UsageError(f"{person.name} has this name already")
+        if holder is not None and holder.speaker_id != person.speaker_id:
+            raise UsageError(f"another person is called {holder.name}: if they are one, `rushes speakers merge` them")
+        event_id = events.record(conn, "rename", author, speaker_id=person.speaker_id, name=wanted)
+        derive_speakers(conn, [person.speaker_id])
+    return Decision(event_id, Speaker(person.speaker_id, wanted))
+
+
+def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> Decision:
+    """Take a decision back, the latest when no number is given; taking an undo back brings the decision back.
+
+    Raises `UsageError` for an event that is taken back already, `RushesError` where it cannot be without
+    contradiction.
+    """
+    with conn.transaction():
+        lock_decisions(conn)
+        asked = events.read_event(conn, event_id)
+        event = asked if asked.undoes is None else events.read_event(conn, asked.undoes)
+        kind = "redo" if asked.kind == "undo" else "undo"
+        if kind == "undo" and not event.stands:
+            by, who = events.taken_back_by(conn, event.event_id)
+            raise UsageError(
+                f"event {event.event_id} is undone already, by event {by} ({who}): `rushes speakers undo {by}`"
+                " brings it back"
+            )
+        if kind == "redo" and event.stands:
+            raise UsageError(f"event {event.event_id} stands: the undo {asked.event_id} was taken back already")
+        done = events.record(conn, kind, author, undoes=event.event_id)
+        people = {event.speaker_id, event.into_id, *events.speakers_marked(conn, event.event_id)} - {None}
+        _follow(conn, people, events.assets_marked(conn, event.event_id), named_anew=event.kind == "merge")
+    return Decision(done, None)
+
+
+def _mark(
+    conn: psycopg.Connection[Any], kind: str, author: str, targets: Sequence[Target], speaker: Speaker | None
+) -> int:
+    speaker_id = None if speaker is None else speaker.speaker_id
+    event_id = events.record(conn, kind, author, speaker_id=speaker_id)
+    people = {speaker_id} - {None}
+    for target in targets:
+        people |= events.add_mark(conn, event_id, target, speaker_id)
+    _follow(conn, people, events.targets_listed(targets))
+    return event_id
+
+
+def _follow(
+    conn: psycopg.Connection[Any],
+    people: Iterable[int | None],
+    asset_ids: Iterable[int] = (),
+    *,
+    named_anew: bool = False,
+) -> None:
+    """Bring everything in line with the log: the people first, then the voices of the assets.
+
+    `named_anew`: who counts as one person changed, so every asset where they may speak is looked at.
+    """
+    before = family_of(conn, [one for one in people if one is not None])
+    derive_speakers(conn, before)
+    after = {*before, *family_of(conn, before)}
+    refresh(conn, {*asset_ids, *(events.assets_naming(conn, after) if named_anew else ())})
+    if named_anew:
+        touch_speakers(conn, after)
+
+
+def _voice(conn: psycopg.Connection[Any], target: Target) -> Voice:
+    who = speaks_most(target.start_ms, target.end_ms, pieces_of(conn, target.asset_id))
+    row = conn.execute(
+        "SELECT s.speaker_id, p.name, method FROM segment_speakers s LEFT JOIN speakers p USING (speaker_id)"
+        " WHERE asset_id = %s AND start_ms < %s AND end_ms > %s"
+        " AND (local_speaker IS NOT DISTINCT FROM %s OR %s) ORDER BY least(end_ms, %s) - greatest(start_ms, %s) DESC",
+        (target.asset_id, target.end_ms, target.start_ms, who, who is None, target.end_ms, target.start_ms),
+    ).fetchone()
+    if row is None:
+        return Voice(who, None, None)
+    return Voice(who, None if row[0] is None else Speaker(row[0], row[1]), row[2])
+
+
+def _check_seen(conn: psycopg.Connection[Any], seen: Seen, speaker: Speaker | None) -> None:
+    for target, was in seen.items():
+        now = _voice(conn, target)
+        agreed = speaker is not None and now.speaker is not None and now.speaker.speaker_id == speaker.speaker_id
+        if now != was and not agreed:
+            row = conn.execute("SELECT event_id, author FROM speaker_events ORDER BY event_id DESC LIMIT 1").fetchone()
+            by = f" (event {row[0]} by {row[1]})" if row else ""
+            who = now.speaker.name if now.speaker else "unknown"
+            raise ConflictError(
+                f"somebody else decided about this voice a moment ago{by}: it is {who} now; nothing was changed, "
+                "look again and repeat if you still want to"
+            )

@@ -1,0 +1,152 @@
+"""The log of human decisions: append-only, attached to times of assets, which outlive every segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+
+from cluster.db.speakers.state import pieces_of, read_marks
+from cluster.errors import RushesError, UsageError
+from cluster.speakers.decide import Mark, superseded
+
+Scope = Literal["segment", "speaker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A time of an asset that a person points at: who speaks then (`segment`), or whose the voice is (`speaker`)."""
+
+    asset_id: int
+    start_ms: int
+    end_ms: int
+    scope: Scope = "speaker"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One human decision as the log has it; `stands` until somebody takes it back."""
+
+    event_id: int
+    kind: str
+    speaker_id: int | None
+    into_id: int | None
+    undoes: int | None
+    stands: bool
+
+
+def record(
+    conn: psycopg.Connection[Any],
+    kind: str,
+    author: str,
+    *,
+    speaker_id: int | None = None,
+    into_id: int | None = None,
+    name: str | None = None,
+    undoes: int | None = None,
+) -> int:
+    """Add one event; returns its number."""
+    row = conn.execute(
+        "INSERT INTO speaker_events (kind, speaker_id, into_id, name, undoes, author) VALUES (%s, %s, %s, %s, %s, %s)"
+        " RETURNING event_id",
+        (kind, speaker_id, into_id, name, undoes, author),
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def add_mark(conn: psycopg.Connection[Any], event_id: int, target: Target, speaker_id: int | None) -> set[int]:
+    """Attach the event to a time; what was said of the same voice before is superseded.
+
+    Returns the speakers that were named there before.
+    """
+    row = conn.execute(
+        "INSERT INTO speaker_marks (event_id, asset_id, start_ms, end_ms, scope, speaker_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s) RETURNING mark_id",
+        (event_id, target.asset_id, target.start_ms, target.end_ms, target.scope, speaker_id),
+    ).fetchone()
+    assert row is not None
+    mark = Mark(row[0], target.start_ms, target.end_ms, target.scope, speaker_id, None)
+    others = [one for one in read_marks(conn, [target.asset_id]).get(target.asset_id, ()) if one.mark_id != row[0]]
+    old = superseded(mark, others, pieces_of(conn, target.asset_id))
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO superseded_marks (mark_id, by_mark_id) VALUES (%s, %s)", [(one, row[0]) for one in old]
+        )
+    return {one.speaker for one in others if one.mark_id in old and one.speaker is not None}
+
+
+def read_event(conn: psycopg.Connection[Any], event_id: int | None) -> Event:
+    """The event of this number, None for the latest that stands; `UsageError` when there is none."""
+    row = conn.execute(
+        "SELECT event_id, kind, speaker_id, into_id, undoes, event_id IN (SELECT event_id FROM standing_events)"
+        " FROM speaker_events WHERE event_id = coalesce(%s, (SELECT max(event_id) FROM standing_events))",
+        (event_id,),
+    ).fetchone()
+    if row is None and event_id is None:
+        raise UsageError("there is nothing to undo: nobody decided anything that still stands")
+    if row is None:
+        raise UsageError(f"there is no event {event_id}: see `rushes speakers history`")
+    return Event(*row)
+
+
+def taken_back_by(conn: psycopg.Connection[Any], event_id: int) -> tuple[int, str]:
+    """Number and author of the undo that took the event back."""
+    row = conn.execute(
+        "SELECT event_id, author FROM speaker_events WHERE undoes = %s ORDER BY event_id DESC LIMIT 1", (event_id,)
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def speakers_marked(conn: psycopg.Connection[Any], event_id: int) -> set[int]:
+    """Whom the event names, and whom it took the place of."""
+    rows = conn.execute(
+        "SELECT speaker_id FROM speaker_marks WHERE event_id = %(event)s UNION"
+        " SELECT o.speaker_id FROM superseded_marks s JOIN speaker_marks m ON m.mark_id = s.by_mark_id"
+        " JOIN speaker_marks o ON o.mark_id = s.mark_id WHERE m.event_id = %(event)s",
+        {"event": event_id},
+    )
+    return {row[0] for row in rows if row[0] is not None}
+
+
+def assets_marked(conn: psycopg.Connection[Any], event_id: int) -> set[int]:
+    """The assets that the event points at."""
+    rows = conn.execute("SELECT DISTINCT asset_id FROM speaker_marks WHERE event_id = %s", (event_id,))
+    return {row[0] for row in rows}
+
+
+def assets_naming(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> set[int]:
+    """The assets where any of these is or might be a speaker."""
+    rows = conn.execute(
+        "SELECT asset_id FROM local_speakers WHERE speaker_id = ANY(%(ids)s)"
+        " UNION SELECT asset_id FROM speaker_marks WHERE speaker_id = ANY(%(ids)s)"
+        " UNION SELECT asset_id FROM cluster_members WHERE speaker_id = ANY(%(ids)s)"
+        " UNION SELECT asset_id FROM identifications WHERE speaker_id = ANY(%(ids)s)",
+        {"ids": sorted(set(speaker_ids))},
+    )
+    return {row[0] for row in rows}
+
+
+def point_at(conn: psycopg.Connection[Any], asset_id: int, name: str, at_ms: int, scope: Scope = "speaker") -> Target:
+    """The segment that is spoken at `at_ms` of the asset called `name`; `RushesError` when nobody speaks then."""
+    pieces = pieces_of(conn, asset_id)
+    there = [piece for piece in pieces if piece.start_ms <= at_ms < piece.end_ms]
+    if there:
+        # of people who talk at once, the one who holds the floor shortest is meant by pointing here
+        best = min(there, key=lambda piece: (piece.end_ms - piece.start_ms, piece.start_ms))
+        return Target(asset_id, best.start_ms, best.end_ms, scope)
+    if not pieces:
+        raise RushesError(f"{name} has no segments: run `rushes ingest` on it first")
+    near = min(pieces, key=lambda piece: max(piece.start_ms - at_ms, at_ms - piece.end_ms))
+    raise RushesError(
+        f"nobody speaks at {at_ms / 1000:.1f} s of {name}; the nearest speech is from {near.start_ms / 1000:.1f}"
+        f" to {near.end_ms / 1000:.1f} s"
+    )
+
+
+def targets_listed(targets: Sequence[Target]) -> list[int]:
+    """The assets of the targets, each once, by id."""
+    return sorted({target.asset_id for target in targets})
