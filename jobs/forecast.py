@@ -35,12 +35,23 @@ class Forecast:
         return f"predicted: {duration(self.start_up_s + work_s)} = {parts} ({told})"
 
 
-def foretell(conn: Any, settings: Settings, prints: Mapping[str, str], lanes: Sequence[str], plan: Plan) -> Forecast:
-    """What the plan's own runner made of these stages before; the plan's rates when it did not run them yet."""
+def foretell(
+    conn: Any,
+    settings: Settings,
+    prints: Mapping[str, str],
+    lanes: Sequence[str],
+    plan: Plan,
+    costs: Sequence[rates.Cost] | None = None,
+) -> Forecast:
+    """What the plan's own runner made of these stages before; the plan's rates when it did not run them yet.
+
+    `costs` is what that took, if it was read already.
+    """
     stages = {stage.name: stage.lanes for stage in stages_for(speech_chain(settings), lanes)}
     wanted = {lane: prints[lane] for lane in lanes}
     start_up_s = rates.usual_start_up_s(conn, plan.runner)
-    measured = rates.stage_rates(rates.recent_costs(conn, wanted, plan.runner), stages, start_up_s)
+    costs = rates.recent_costs(conn, wanted, plan.runner) if costs is None else costs
+    measured = rates.stage_rates(costs, stages, start_up_s)
     found = rates.hours_per_hour(measured, [(group.stages, group.actors) for group in plan.groups])
     if found is None:
         return Forecast(plan.hours_per_hour, start_up_s, 0)
@@ -54,8 +65,8 @@ def informed(plan: Plan, forecast: Forecast) -> Plan:
 
 def forecast_for(job: Job, plan: Plan) -> Forecast:
     """What is to be expected of the plan in this job."""
-    lanes = job.options.lanes
-    return job.session.run(lambda conn: foretell(conn, job.settings, job.prints, lanes, plan))
+    lanes, costs = job.options.lanes, job.measured.get(plan.runner)
+    return job.session.run(lambda conn: foretell(conn, job.settings, job.prints, lanes, plan, costs))
 
 
 def lane_counts(rows: Sequence[PendingRow]) -> dict[str, int]:

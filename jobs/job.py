@@ -12,6 +12,7 @@ from uuid import UUID
 from cluster.db.connect import Database
 from cluster.db.filter import AssetFilter
 from cluster.db.patience import Session
+from cluster.db.rates import Cost
 from cluster.plan import Plan, Work
 from cluster.selection import FailureLimit
 from cluster.settings import Settings
@@ -64,7 +65,10 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of the main job; `session` waits for a database that is away."""
+    """One call of the main job; `session` waits for a database that is away.
+
+    `measured` is what the work that is done over took before, runner by runner.
+    """
 
     settings: Settings
     options: IngestOptions
@@ -75,3 +79,4 @@ class Job:
     prints: dict[str, str]
     summary: Summary
     started: float = field(default_factory=time.monotonic)
+    measured: dict[str, list[Cost]] = field(default_factory=dict)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import wave
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
+from actors import transcribe
 from cluster.settings import load_settings
 from jobs.cli.progress import LineReporter
 from jobs.ingest import ingest
@@ -33,11 +36,16 @@ def build_media(folder: Path) -> Path:
     return folder
 
 
+# To load the recogniser takes longer than most runs do: the runs of this process share one.
+loaded = cache(transcribe._whisper)
+
+
 def run(url, inputs=(), flags=None, reporter=None, **options):
     # In this process: it holds torch already, and models count their calls here.
     settings = load_settings(
         None, **{"database_url": url, "cpus": 2, "runner": "inline", "retry_base_s": 0.01, **(flags or {})}
     )
-    return ingest(
-        settings, IngestOptions(inputs=inputs, **options), reporter or LineReporter(quiet=True, verbose=False)
-    )
+    with patch.object(transcribe, "_whisper", loaded):
+        return ingest(
+            settings, IngestOptions(inputs=inputs, **options), reporter or LineReporter(quiet=True, verbose=False)
+        )

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import commands
+
 # A shell that runs the tests in the background has them ignore Ctrl-C, and some of them send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -23,6 +25,11 @@ os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for name in [name for name in os.environ if name.startswith("RUSHES_")] + ["EMBEDDING_PROFILE"]:
     os.environ.pop(name, None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the commands that tests call are forked from; a few tests do not wait for the models' libraries."""
+    commands.FORKS.set_forkserver_preload([*commands.LIGHT, *(commands.HEAVY if len(session.items) > 200 else ())])
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +144,37 @@ def corpus(corpus_url: str) -> Iterator[Any]:
     from cluster.db.connect import open_connection
 
     with open_connection(corpus_url) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="session")
+def read_files(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One database with four files of each of five readers, and the summary; tests work on clones of it."""
+    import psycopg
+
+    from tests.archive import run
+
+    speakers = Path(__file__).parents[2] / "shared" / "media" / "speakers"
+    if not speakers.is_dir():
+        pytest.skip("shared/media/speakers is not here")
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE template_readers TEMPLATE template_corpus")
+    url = database_url(server_url, "template_readers")
+    return run(url, [str(speakers)], {"data_dir": tmp_path_factory.mktemp("data")}, lanes=("speech", "voices"))
+
+
+@pytest.fixture
+def readers_url(server_url: str, read_files: Any) -> Iterator[str]:
+    """A clone of it, of this test alone."""
+    yield from clone_database(server_url, "template_readers")
+
+
+@pytest.fixture
+def readers(readers_url: str) -> Iterator[Any]:
+    """A connection to the clone."""
+    from cluster.db.connect import open_connection
+
+    with open_connection(readers_url) as conn:
         yield conn
 
 

@@ -1,4 +1,4 @@
-"""Damaged media, a hundred files of it, through the command line; the long form is `python -m benchmarks.fuzz`."""
+"""Damaged media, sixty files of it, through the command line; the long form is `python -m benchmarks.fuzz`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from benchmarks.fuzz import ORIGINAL, build, outcomes, run_job, speech, tell
 from benchmarks.mutate import MUTATORS
 from cluster.db.check import check_corpus
 
-FILES = 100
+FILES = 60
 SEED = 20260
+# What is damaged is the container: how hard the recogniser thinks about the sound does not matter.
+QUICK = {"RUSHES_TRANSCRIBER_BEAM_SIZE": "1"}
 CALM_BYTES = 512 * 2**20
 
 
 def test_every_damaged_file_ends_as_something_known_and_the_run_goes_on(db_url, db, tmp_path):
     made = build(tmp_path, FILES, SEED, speech(1.0))
-    job = run_job(tmp_path, {"RUSHES_DATABASE_URL": db_url, "RUSHES_RETRY_BASE_S": "0.05"})
+    job = run_job(tmp_path, {"RUSHES_DATABASE_URL": db_url, "RUSHES_RETRY_BASE_S": "0.05", **QUICK})
     assert (job.exit_code, job.summary["state"], job.summary["missing"]) == (3, "partial", 0), job.stderr
     ended = outcomes(db)
     figures = tell(made, ended, job)

@@ -1,4 +1,4 @@
-"""An archive that does not hold still, disks that are full, half a day of nothing: through the whole job."""
+"""An archive that does not hold still, disks that are full, hours of nothing: through the whole job."""
 
 from __future__ import annotations
 
@@ -230,14 +230,15 @@ def test_an_embedded_database_without_room_is_one_line_and_works_again_with_room
     assert (roomy.returncode, "1 ok" in roomy.stdout) == (0, True), roomy.stderr
 
 
-def test_twelve_hours_of_silence_take_the_memory_of_their_sound_and_no_more(db_url, db, tmp_path):
-    hours = 12
+def test_hours_of_silence_take_the_memory_of_their_sound_and_no_more(db_url, db, tmp_path):
+    hours = 3
     sound_bytes = hours * 3600 * 16_000 * 2
     sparse_wav(tmp_path / "night.wav", hours * 3600)
     job = run_job(tmp_path, {"RUSHES_DATABASE_URL": db_url, "RUSHES_RUNNER": "worker"})
     assert (job.exit_code, job.summary["ok"]) == (0, 1), job.stderr
     assert job.summary["media_h"] == pytest.approx(hours)
-    assert job.peak_bytes["worker"] < sound_bytes + 2**30 + 2**28
+    # Models and libraries take three quarters of a GiB: a second copy of the sound would not fit.
+    assert job.peak_bytes["worker"] < sound_bytes + 2**30
     assert job.peak_bytes["media_child"] < 2**28
     assert job.peak_bytes["driver"] < 2**28
     assert job.wall_s < 600

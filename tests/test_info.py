@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cluster.db.info import said_of
+from cluster.db.assets import add_label
+from cluster.db.info import apply_info, said_of
 from cluster.db.register import NewAsset, add_asset, add_source
 from cluster.errors import RushesError
 from cluster.formats import info_json
@@ -100,8 +101,6 @@ def test_a_sidecar_comes_along_and_a_broken_one_is_a_note(db, db_url, tmp_path):
 def test_a_noted_date_outlives_a_later_registration(db):
     sha256 = "ab" * 32
     asset_id = add_asset(db, NewAsset(sha256=sha256, byte_size=1))
-    from cluster.db.info import apply_info
-
     apply_info(db, asset_id, Info(recorded_at=datetime(2024, 3, 9, tzinfo=UTC)))
     readable = NewAsset(
         sha256=sha256, byte_size=1, media_kind="audio", recorded_at="2020-01-01T00:00:00Z", recorded_at_origin="mtime"
@@ -109,6 +108,19 @@ def test_a_noted_date_outlives_a_later_registration(db):
     assert add_asset(db, readable) == asset_id
     assert recorded(db) == [(datetime(2024, 3, 9, tzinfo=UTC), "info")]
     assert db.execute("SELECT media_kind FROM assets").fetchone() == ("audio",)
+
+
+def test_names_that_differ_in_case_only_are_one_in_a_sidecar_too(db):
+    one, other = (new_asset(db, name) for name in ("a.wav", "b.wav"))
+    add_label(db, "tag", "News", [one])
+    add_label(db, "collection", "Spring", [one])
+    long = "x" * info_json.NAME_CHARS
+    for _ in range(2):
+        apply_info(db, one, Info(tags=("news", "Talk", "TALK", long), collections=("SPRING", "best")))
+        apply_info(db, other, Info(tags=("NEWS", "talk"), collections=("spring",)))
+    said = said_of(db, [one, other])
+    assert (said[one]["tags"], said[one]["collections"]) == (["News", "Talk", long], ["Spring", "best"])
+    assert (said[other]["tags"], said[other]["collections"]) == (["News", "Talk"], ["Spring"])
 
 
 def test_sidecars_of_a_folder_go_to_the_sources_beside_them(db, db_url, tmp_path):

@@ -111,3 +111,10 @@ def test_a_dry_run_counts_lanes_and_hours_and_predicts(corpus_url, media, ingest
     assert dry.planned == 3
     assert "of start-up" in dry.notes[-1]
     assert dry.notes[-1].endswith("(measured on 3 asset(s))")
+
+
+def test_work_done_over_is_foretold_like_its_dry_run(corpus_url, media):
+    over = {"force": True, "lanes": ("texts",)}
+    dry, done = (run(corpus_url, [str(media)], **over, dry_run=dry) for dry in (True, False))
+    assert dry.notes[-1].endswith("(measured on 3 asset(s))")
+    assert done.predicted_hours_per_hour == dry.predicted_hours_per_hour

@@ -19,7 +19,7 @@ from tests.media_factory import write_wav
 
 pytestmark = pytest.mark.ray_process
 ROOT = Path(__file__).parents[1]
-FILES = 8
+FILES = 6
 PATIENCE_S = 180
 
 
@@ -112,9 +112,9 @@ def test_an_interrupt_waits_for_the_commit_in_progress(runner, db, db_url, tmp_p
     process, deadline = start(db_url, folder, runner), time.monotonic() + PATIENCE_S
     try:
         with open_connection(db_url) as blocker, blocker.transaction():
-            until(db, "SELECT 1 FROM units WHERE state = 'running'", deadline)
+            until(db, process, "SELECT 1 FROM units WHERE state = 'running'", deadline)
             blocker.execute("LOCK TABLE segments IN ACCESS EXCLUSIVE MODE")
-            until(db, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'", deadline)
+            until(db, process, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'", deadline)
             process.send_signal(signal.SIGINT)
             time.sleep(1.5)
         out, err = process.communicate(timeout=60)
@@ -124,7 +124,7 @@ def test_an_interrupt_waits_for_the_commit_in_progress(runner, db, db_url, tmp_p
     assert db.execute("SELECT DISTINCT state FROM units").fetchall() == [("done",)]
 
 
-def until(db, query, deadline):
+def until(db, process, query, deadline):
     while db.execute(query).fetchone() is None:
-        assert time.monotonic() < deadline, query
+        assert (process.poll(), time.monotonic() < deadline) == (None, True), query
         time.sleep(0.02)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.summary import Summary
+from cluster.db.gc import Found
+from jobs.cli import db
+from jobs.gc import Unneeded
+from jobs.summary import Summary, size
 
 
 def count(*outcomes):
@@ -36,3 +39,12 @@ def test_an_asset_is_counted_once_by_what_became_of_it(outcomes, counts):
     assert summary.media_h == counts[0]
     assert summary.finished == sum(counts)
     assert bool(summary.lost) == (outcomes == [None])
+
+
+@pytest.mark.parametrize(
+    ("count_bytes", "words"), [(None, "-"), (40, "0.0 kB"), (400, "0.4 kB"), (31e6, "31.0 MB"), (1.24e9, "1.2 GB")]
+)
+def test_sizes_are_printed_in_one_way(count_bytes, words, capsys):
+    assert size(count_bytes) == words
+    db._print_unneeded(Unneeded([Found("space", "text space 9", 1, count_bytes or 0)], []))
+    assert capsys.readouterr().out.splitlines()[-1].split("1 rows")[1].strip() == words

@@ -70,15 +70,20 @@ def add_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: 
     Names that differ in case only are one: the spelling that stands is kept. An asset that was forgotten
     meanwhile is left out.
     """
-    name = checked_label(kind, name)
-    table, column = sql.Identifier(_TABLES[kind]), sql.Identifier(kind)
+    return write_labels(conn, kind, [checked_label(kind, name)], asset_ids)
+
+
+def write_labels(conn: psycopg.Connection[Any], kind: Label, names: Sequence[str], asset_ids: Sequence[int]) -> int:
+    """`add_label` of several names, which may be as long as a side-car's; returns how many rows are new."""
     query = sql.SQL(
         "INSERT INTO {table} (asset_id, {column}) SELECT a.asset_id, coalesce((SELECT min({column}) FROM {table}"
-        "   WHERE lower({column}) = lower(%(name)s)), %(name)s) FROM assets a WHERE a.asset_id = ANY(%(ids)s)"
-        " AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.asset_id = a.asset_id AND lower({column}) = lower(%(name)s))"
-        " ORDER BY a.asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING"
-    ).format(table=table, column=column)
-    return conn.execute(query, {"name": name, "ids": sorted(set(asset_ids))}).rowcount
+        "   WHERE lower({column}) = lower(n.name)), n.name) FROM assets a CROSS JOIN"
+        "   (SELECT DISTINCT ON (lower(name)) name FROM unnest(%(names)s::text[]) WITH ORDINALITY u(name, place)"
+        "    ORDER BY lower(name), place) n WHERE a.asset_id = ANY(%(ids)s)"
+        " AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.asset_id = a.asset_id AND lower({column}) = lower(n.name))"
+        " ORDER BY a.asset_id, lower(n.name) FOR KEY SHARE OF a ON CONFLICT DO NOTHING"
+    ).format(table=sql.Identifier(_TABLES[kind]), column=sql.Identifier(kind))
+    return conn.execute(query, {"names": list(names), "ids": sorted(set(asset_ids))}).rowcount
 
 
 def drop_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: Sequence[int]) -> int:

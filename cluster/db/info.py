@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from cluster.db.assets import write_labels
 from cluster.formats.info_json import Info
 
 
@@ -23,14 +24,8 @@ def apply_info(conn: psycopg.Connection[Any], asset_id: int, info: Info) -> None
             " WHERE asset_id = %(id)s",
             {"id": asset_id, "title": info.title, "channel": info.channel, "at": info.recorded_at},
         )
-        conn.execute(
-            "INSERT INTO asset_tags (asset_id, tag) SELECT %s, unnest(%s::text[]) ON CONFLICT DO NOTHING",
-            (asset_id, sorted(info.tags)),
-        )
-        conn.execute(
-            "INSERT INTO asset_collections (asset_id, collection) SELECT %s, unnest(%s::text[]) ON CONFLICT DO NOTHING",
-            (asset_id, sorted(info.collections)),
-        )
+        write_labels(conn, "tag", info.tags, [asset_id])
+        write_labels(conn, "collection", info.collections, [asset_id])
 
 
 def said_of(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

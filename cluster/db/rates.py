@@ -10,7 +10,9 @@ from typing import Any
 import psycopg
 
 from cluster.deadline import MS_PER_HOUR
+from cluster.plan import ALONE
 
+RUNNERS = (*ALONE, "ray")
 RECENT_UNITS = 300
 RECENT_RUNS = 5
 
@@ -50,6 +52,12 @@ def recent_costs(conn: psycopg.Connection[Any], prints: Mapping[str, str], runne
     """The latest units that finished runs of `runner` committed under these fingerprints, of each lane."""
     values = {"lanes": list(prints), "prints": list(prints.values()), "runner": runner, "limit": RECENT_UNITS}
     return [Cost(*row) for row in conn.execute(_COSTS, values)]
+
+
+def costs_by_runner(conn: psycopg.Connection[Any], prints: Mapping[str, str]) -> dict[str, list[Cost]]:
+    """Runner -> its `recent_costs`, of the runners that have any."""
+    found = {runner: recent_costs(conn, prints, runner) for runner in RUNNERS}
+    return {runner: costs for runner, costs in found.items() if costs}
 
 
 def usual_start_up_s(conn: psycopg.Connection[Any], runner: str) -> float | None:

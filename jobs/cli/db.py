@@ -98,6 +98,7 @@ def collect(
     from cluster.errors import UsageError
     from jobs.gc import survey, sweep
     from jobs.ingest import open_database
+    from jobs.summary import size
 
     settings = settings_from(config)
     database = open_database(settings)
@@ -120,18 +121,20 @@ def collect(
     for name in swept.left:
         typer.echo(f"left: {name} is in use by now")
     typer.echo(
-        f"freed {_size(swept.database_freed_bytes)} in the database and {_size(swept.copies_freed_bytes)} of copies"
+        f"freed {size(swept.database_freed_bytes)} in the database and {size(swept.copies_freed_bytes)} of copies"
     )
 
 
 def _print_unneeded(unneeded: Any) -> None:
+    from jobs.summary import size
+
     if not unneeded:
         typer.echo("nothing to drop")
         return
-    rows = [[f.what, f.name, f"{f.rows} rows", _size(f.size_bytes) if f.size_bytes else "-"] for f in unneeded.found]
+    rows = [[f.what, f.name, f"{f.rows} rows", size(f.size_bytes or None)] for f in unneeded.found]
     if unneeded.copies:
         rows.append(
-            ["copies", "of content no source needs", f"{len(unneeded.copies)} files", _size(unneeded.copies_bytes)]
+            ["copies", "of content no source needs", f"{len(unneeded.copies)} files", size(unneeded.copies_bytes)]
         )
     print_table(["what", "which", "how many", "size"], rows)
 
@@ -145,7 +148,3 @@ def _swept_dict(swept: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(swept)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:.1f} MiB"

@@ -23,6 +23,7 @@ def list_models(profile: Profile = None, every: All = False, as_json: AsJson = F
     from dataclasses import asdict
 
     from cluster.weights_check import held
+    from jobs.summary import size
 
     rows: list[dict[str, Any]] = []
     for choice in choices(config, profile, every):
@@ -34,7 +35,7 @@ def list_models(profile: Profile = None, every: All = False, as_json: AsJson = F
     print_table(
         ["profile", "role", "weights", "size", "revision", "licence", "place"],
         [
-            [r["profile"], r["role"], _short(r["weights"]), _size(r["size_bytes"]), r["revision"][:8] or "-",
+            [r["profile"], r["role"], _short(r["weights"]), size(r["size_bytes"]), r["revision"][:8] or "-",
              r["licence"] + (", gated" if r["gated"] else ""), r["place"] or "not here"]
             for r in rows
         ],
@@ -52,6 +53,7 @@ def pull(
     One that cannot be fetched does not hold back the others; exit 1 then.
     """
     from cluster.weights_check import distinct
+    from jobs.summary import size
 
     wanted, rows = distinct([choice.weights for choice in choices(config, profile, every)]), []
     for weights in wanted:
@@ -60,7 +62,7 @@ def pull(
     if as_json:
         print_json(rows)
     for row in () if as_json else rows:
-        place = f": {row['place']} ({_size(row['size_bytes'])})" if row["place"] else ""
+        place = f": {row['place']} ({size(row['size_bytes'])})" if row["place"] else ""
         typer.echo(f"{row['state']} {row['weights']}{place}")
         if row["problem"] and not dry_run:
             typer.echo(f"error: {row['problem']}", err=True)
@@ -145,7 +147,3 @@ def _short(weights: str) -> str:
     """The weights without their revision, which has a column of its own."""
     name, at, rest = weights.partition("@")
     return name + (f"#{rest.partition('#')[2]}" if at and "#" in rest else "")
-
-
-def _size(size_bytes: int | None) -> str:
-    return "-" if size_bytes is None else f"{size_bytes / 1e6:,.1f} MB"
