@@ -77,10 +77,9 @@ def _space_version(stage: Stage) -> int:
     return getattr(stage, "space_version", stage.version)
 
 
-def stored_fingerprints(settings: Settings, speech: str) -> dict[str, str]:
-    """The fingerprint of a transcript, and that of its text lane under these settings."""
-    texts = identities(speech_chain(settings))["texts"]
-    return lane_fingerprints({"texts": texts}, {"speech": speech})
+def stored_fingerprints(settings: Settings, speech: str, lane: str = "texts") -> dict[str, str]:
+    """The fingerprint of a transcript, and that of a child lane of it under these settings."""
+    return lane_fingerprints({lane: identities(speech_chain(settings))[lane]}, {"speech": speech})
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:

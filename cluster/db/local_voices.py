@@ -11,9 +11,8 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from cluster.db.copy import stage_rows
-from cluster.db.spaces import Space
-from cluster.speakers.local_voices import Span, ghosts, group_inside, local_voices
+from cluster.db.spaces import Space, active_space
+from cluster.speakers.local_voices import LocalVoice, Span, ghosts, group_inside, local_voices, union_ms
 from cluster.speakers.thresholds import shipped_thresholds
 
 Row = Mapping[str, Any]
@@ -40,7 +39,7 @@ def without_forgotten(
     times = conn.execute("SELECT start_ms, end_ms FROM forgotten_voices WHERE asset_id = %s", (asset_id,)).fetchall()
     if not times:
         return voices
-    gone = {one["idx"] for one in segments if any(_mostly_in(one, start, end) for start, end in times)}
+    gone = {one["idx"] for one in segments if _mostly_in(one, times)}
     return [
         {**voice, "vector": None, "skip_reason": FORGOTTEN} if voice["idx"] in gone and voice["vector"] is not None
         else voice
@@ -67,25 +66,42 @@ def write_local_voices(
     conn.execute(
         sql.SQL("DELETE FROM {} WHERE asset_id = %s").format(sql.Identifier(space.local_voices_table)), (asset_id,)
     )
-    found = local_voices(spans, vectors)
-    stage_rows(
-        conn,
-        "stage_local_voices",
-        {"local_speaker": "int2", "clean_ms": "int8", "embedding": "vector"},
-        ((one.local_speaker, one.clean_ms, one.vector) for one in found),
-    )
-    conn.execute(
-        sql.SQL(
-            "INSERT INTO {} (asset_id, local_speaker, clean_ms, embedding)"
-            " SELECT %s, local_speaker, clean_ms, embedding FROM stage_local_voices ORDER BY local_speaker"
-        ).format(sql.Identifier(space.local_voices_table)),
-        (asset_id,),
-    )
+    insert = sql.SQL("INSERT INTO {} (asset_id, local_speaker, clean_ms, embedding) VALUES (%s, %s, %s, %s)")
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            insert.format(sql.Identifier(space.local_voices_table)),
+            [(asset_id, one.local_speaker, one.clean_ms, one.vector) for one in local_voices(spans, vectors)],
+        )
 
 
-def _mostly_in(segment: Row, start_ms: int, end_ms: int) -> bool:
-    shared_ms = min(end_ms, segment["end_ms"]) - max(start_ms, segment["start_ms"])
-    return 2 * shared_ms >= segment["end_ms"] - segment["start_ms"]
+def read_local_voice(
+    conn: psycopg.Connection[Any], space: Space, asset_id: int, local_speaker: int
+) -> LocalVoice | None:
+    """What a local speaker sounds like in this space; None when it has too little clean speech, or no voices yet."""
+    row = conn.execute(
+        sql.SQL("SELECT clean_ms, embedding FROM {} WHERE (asset_id, local_speaker) = (%s, %s)").format(
+            sql.Identifier(space.local_voices_table)
+        ),
+        (asset_id, local_speaker),
+        binary=True,
+    ).fetchone()
+    return None if row is None else LocalVoice(local_speaker, row[0], row[1].to_numpy().astype(np.float32))
+
+
+def has_local_voices(conn: psycopg.Connection[Any], asset_id: int) -> bool:
+    """Whether the active space knows what any local speaker of the asset sounds like."""
+    space = active_space(conn, "voice")
+    if space is None:
+        return False
+    query = sql.SQL("SELECT 1 FROM {} WHERE asset_id = %s LIMIT 1").format(sql.Identifier(space.local_voices_table))
+    return conn.execute(query, (asset_id,)).fetchone() is not None
+
+
+def _mostly_in(segment: Row, times: Sequence[tuple[int, int]]) -> bool:
+    """Whether half of the segment or more lies inside the times, taken together."""
+    start_ms, end_ms = segment["start_ms"], segment["end_ms"]
+    shared = [(max(start, start_ms), min(end, end_ms)) for start, end in times if start < end_ms and end > start_ms]
+    return bool(shared) and 2 * union_ms(shared) >= end_ms - start_ms
 
 
 def _grouped(

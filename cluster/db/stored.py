@@ -43,3 +43,21 @@ def note_texts_per_s(conn: psycopg.Connection[Any], run_id: str, space_id: int, 
         " WHERE run_id = %s",
         (space_id, texts_per_s, run_id),
     )
+
+
+def speech_fingerprint(conn: psycopg.Connection[Any], asset_id: int) -> str | None:
+    """The fingerprint of the asset's transcript; None when it has none."""
+    row = conn.execute(
+        "SELECT fingerprint FROM units WHERE asset_id = %s AND lane = 'speech' AND state = 'done'"
+        " ORDER BY finished_at DESC LIMIT 1",
+        (asset_id,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def unit_state(conn: psycopg.Connection[Any], asset_id: int, lane: str, fingerprint: str) -> str | None:
+    """The state of a unit; None when there is no such unit."""
+    row = conn.execute(
+        "SELECT state FROM units WHERE asset_id = %s AND lane = %s AND fingerprint = %s", (asset_id, lane, fingerprint)
+    ).fetchone()
+    return None if row is None else row[0]

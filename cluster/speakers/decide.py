@@ -86,13 +86,19 @@ def attach(marks: Iterable[Mark], pieces: Sequence[Piece]) -> Attached:
 
 
 def speaks_most(start_ms: int, end_ms: int, pieces: Iterable[Piece]) -> int | None:
-    """The local speaker with most speech inside the time; None when no numbered one speaks then."""
+    """The local speaker with most speech inside the time; None when no numbered one speaks then.
+
+    Of two who speak as much of it, the one whose segments lie less outside: who interjects is meant by the
+    time of the interjection.
+    """
     heard: Counter[int] = Counter()
+    outside: Counter[int] = Counter()
     for piece in pieces:
         shared = _shared_ms(start_ms, end_ms, piece)
         if shared > 0 and piece.local_speaker is not None:
             heard[piece.local_speaker] += shared
-    return min(heard, key=lambda who: (-heard[who], who)) if heard else None
+            outside[piece.local_speaker] += piece.end_ms - piece.start_ms - shared
+    return min(heard, key=lambda who: (-heard[who], outside[who], who)) if heard else None
 
 
 def superseded(new: Mark, marks: Iterable[Mark], pieces: Sequence[Piece]) -> list[int]:

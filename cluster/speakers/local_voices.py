@@ -63,7 +63,7 @@ def overlapped_ms(spans: Sequence[Span]) -> list[int]:
                 shared[i].append(both)
                 shared[j].append(both)
         active.append(i)
-    return [_union_ms(pieces) for pieces in shared]
+    return [union_ms(pieces) for pieces in shared]
 
 
 def is_overlapped(span: Span, shared_ms: int) -> bool:
@@ -163,6 +163,7 @@ def _unit(vector: NDArray[np.float64]) -> Vectors | None:
     return (vector / norm).astype(np.float32) if norm > 1e-6 else None
 
 
-def _union_ms(pieces: list[tuple[int, int]]) -> int:
+def union_ms(pieces: list[tuple[int, int]]) -> int:
+    """How long the pieces are together, what several share counted once."""
     edges = sorted({edge for piece in pieces for edge in piece})
     return sum(b - a for a, b in pairwise(edges) if any(start <= a and b <= end for start, end in pieces))

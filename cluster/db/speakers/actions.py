@@ -13,13 +13,15 @@ from cluster.db.speakers.events import Target
 from cluster.db.speakers.names import (
     Speaker,
     clean_name,
-    derive_speakers,
     ensure_speaker,
-    family_of,
     find_speaker,
     known_speaker,
+    root_of,
+    speakers_due,
+    write_speakers,
 )
-from cluster.db.speakers.state import lock_assets, lock_decisions, pieces_of, refresh, touch_speakers
+from cluster.db.speakers.parts import follow_parts
+from cluster.db.speakers.state import lock_assets, lock_decisions, lock_reach, pieces_of, refresh, touch_speakers
 from cluster.errors import RushesError, UsageError
 from cluster.speakers.decide import speaks_most
 
@@ -46,12 +48,18 @@ class Decision:
     is_new: bool = False
 
 
-Seen = Mapping[Target, Voice]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Whose voices the targets were, when `last_event` was the latest decision."""
+
+    voices: Mapping[Target, Voice]
+    last_event: int
 
 
-def look(conn: psycopg.Connection[Any], targets: Sequence[Target]) -> dict[Target, Voice]:
+def look(conn: psycopg.Connection[Any], targets: Sequence[Target]) -> Seen:
     """Whose voices the targets are now."""
-    return {target: _voice(conn, target) for target in targets}
+    number = events.last_event(conn)
+    return Seen({target: _voice(conn, target) for target in targets}, number)
 
 
 def label(
@@ -72,23 +80,35 @@ def label(
         lock_decisions(conn)
         lock_assets(conn, events.targets_listed(targets))
         speaker, is_new = (None, False) if name is None else ensure_speaker(conn, name)
-        _check_seen(conn, seen or {}, speaker)
+        person = None if speaker is None else root_of(conn, speaker)
+        _check_seen(conn, seen, person)
         event_id = _mark(conn, kind, author, targets, speaker)
-    return Decision(event_id, speaker, is_new)
+    return Decision(event_id, person, is_new)
 
 
-def split(conn: psycopg.Connection[Any], name: str, into: str, targets: Sequence[Target], author: str) -> Decision:
+def split(
+    conn: psycopg.Connection[Any],
+    name: str,
+    into: str,
+    targets: Sequence[Target],
+    author: str,
+    *,
+    seen: Seen | None = None,
+) -> Decision:
     """Take the voices at these targets from one person and give them to another.
 
-    Raises `UsageError` for a voice that is not that person's, `RushesError` when all its voices would go.
+    Raises `UsageError` for a voice that is not that person's, `RushesError` when all its voices would go,
+    `ConflictError` as `label` does.
     """
     with conn.transaction():
         lock_decisions(conn)
         lock_assets(conn, events.targets_listed(targets))
         person = known_speaker(conn, name)
         speaker, is_new = ensure_speaker(conn, into)
-        if speaker.speaker_id == person.speaker_id:
+        other = root_of(conn, speaker)
+        if other.speaker_id == person.speaker_id:
             raise UsageError(f"{person.name} cannot be split into {speaker.name}: give the others another name")
+        _check_seen(conn, seen, other)
         for target in targets:
             voice = _voice(conn, target)
             if voice.speaker is None or voice.speaker.speaker_id != person.speaker_id:
@@ -97,7 +117,7 @@ def split(conn: psycopg.Connection[Any], name: str, into: str, targets: Sequence
         event_id = _mark(conn, "split", author, targets, speaker)
         if find_speaker(conn, name) is None:
             raise RushesError(f"{person.name} would be left without a labelled voice: rename instead of splitting")
-    return Decision(event_id, speaker, is_new)
+    return Decision(event_id, other, is_new)
 
 
 def merge(conn: psycopg.Connection[Any], name: str, into: str, author: str) -> Decision:
@@ -108,7 +128,7 @@ def merge(conn: psycopg.Connection[Any], name: str, into: str, author: str) -> D
         if person.speaker_id == other.speaker_id:
             raise UsageError(f"{person.name} cannot be merged into itself")
         event_id = events.record(conn, "merge", author, speaker_id=person.speaker_id, into_id=other.speaker_id)
-        _follow(conn, [person.speaker_id, other.speaker_id], named_anew=True)
+        follow(conn, [person.speaker_id, other.speaker_id])
     return Decision(event_id, other)
 
 
@@ -122,7 +142,7 @@ def rename(conn: psycopg.Connection[Any], name: str, new_name: str, author: str)
         if holder is not None and holder.speaker_id != person.speaker_id:
             raise UsageError(f"another person is called {holder.name}: if they are one, `rushes speakers merge` them")
         event_id = events.record(conn, "rename", author, speaker_id=person.speaker_id, name=wanted)
-        derive_speakers(conn, [person.speaker_id])
+        follow(conn, [person.speaker_id])
     return Decision(event_id, Speaker(person.speaker_id, wanted))
 
 
@@ -147,7 +167,8 @@ def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> De
             raise UsageError(f"event {event.event_id} stands: the undo {asked.event_id} was taken back already")
         done = events.record(conn, kind, author, undoes=event.event_id)
         people = {event.speaker_id, event.into_id, *events.speakers_marked(conn, event.event_id)} - {None}
-        _follow(conn, people, events.assets_marked(conn, event.event_id), named_anew=event.kind == "merge")
+        parted = follow_parts(conn, event.event_id) if event.kind == "part" else set()
+        follow(conn, people, parted | events.assets_marked(conn, event.event_id))
     return Decision(done, None)
 
 
@@ -159,27 +180,24 @@ def _mark(
     people = {speaker_id} - {None}
     for target in targets:
         people |= events.add_mark(conn, event_id, target, speaker_id)
-    _follow(conn, people, events.targets_listed(targets))
+    follow(conn, people, events.targets_listed(targets))
     return event_id
 
 
-def _follow(
-    conn: psycopg.Connection[Any],
-    people: Iterable[int | None],
-    asset_ids: Iterable[int] = (),
-    *,
-    named_anew: bool = False,
-) -> None:
+def follow(conn: psycopg.Connection[Any], people: Iterable[int | None], asset_ids: Iterable[int] = ()) -> None:
     """Bring everything in line with the log: the people first, then the voices of the assets.
 
-    `named_anew`: who counts as one person changed, so every asset where they may speak is looked at.
+    Where who counts as one person changes, or who is anybody, every asset where they may speak is looked at.
     """
-    before = family_of(conn, [one for one in people if one is not None])
-    derive_speakers(conn, before)
-    after = {*before, *family_of(conn, before)}
-    refresh(conn, {*asset_ids, *(events.assets_naming(conn, after) if named_anew else ())})
-    if named_anew:
-        touch_speakers(conn, after)
+    derived = speakers_due(conn, [one for one in people if one is not None])
+    anew = [one for one in derived if one.is_another]
+    changed = {one.speaker_id for one in anew}
+    assets = {*asset_ids, *(events.assets_naming(conn, changed) if changed else ())}
+    # A commit that holds an asset waits for its speakers: those of others are not held before their assets are.
+    lock_reach(conn, assets)
+    write_speakers(conn, derived)
+    refresh(conn, assets)
+    touch_speakers(conn, changed | {root for one in anew for root in (one.root_id, one.was[0]) if root is not None})
 
 
 def _voice(conn: psycopg.Connection[Any], target: Target) -> Voice:
@@ -195,15 +213,16 @@ def _voice(conn: psycopg.Connection[Any], target: Target) -> Voice:
     return Voice(who, None if row[0] is None else Speaker(row[0], row[1]), row[2])
 
 
-def _check_seen(conn: psycopg.Connection[Any], seen: Seen, speaker: Speaker | None) -> None:
-    for target, was in seen.items():
+def _check_seen(conn: psycopg.Connection[Any], seen: Seen | None, speaker: Speaker | None) -> None:
+    if seen is None or events.last_event(conn) == seen.last_event:
+        return
+    for target, was in seen.voices.items():
         now = _voice(conn, target)
         agreed = speaker is not None and now.speaker is not None and now.speaker.speaker_id == speaker.speaker_id
         if now != was and not agreed:
-            row = conn.execute("SELECT event_id, author FROM speaker_events ORDER BY event_id DESC LIMIT 1").fetchone()
-            by = f" (event {row[0]} by {row[1]})" if row else ""
+            number, author = events.latest_by(conn)
             who = now.speaker.name if now.speaker else "unknown"
             raise ConflictError(
-                f"somebody else decided about this voice a moment ago{by}: it is {who} now; nothing was changed, "
-                "look again and repeat if you still want to"
+                f"somebody else decided about this voice a moment ago (event {number} by {author}): it is {who} now;"
+                " nothing was changed, look again and repeat if you still want to"
             )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from cluster.db.speakers.state import pieces_of, read_marks
+from cluster.db.speakers.state import pieces_of
 from cluster.errors import RushesError, UsageError
 from cluster.speakers.decide import Mark, superseded
 
@@ -60,7 +60,8 @@ def record(
 def add_mark(conn: psycopg.Connection[Any], event_id: int, target: Target, speaker_id: int | None) -> set[int]:
     """Attach the event to a time; what was said of the same voice before is superseded.
 
-    Returns the speakers that were named there before.
+    That goes for what was taken back too: brought back, it still is older than this. Returns the speakers that
+    were named there before.
     """
     row = conn.execute(
         "INSERT INTO speaker_marks (event_id, asset_id, start_ms, end_ms, scope, speaker_id)"
@@ -69,13 +70,22 @@ def add_mark(conn: psycopg.Connection[Any], event_id: int, target: Target, speak
     ).fetchone()
     assert row is not None
     mark = Mark(row[0], target.start_ms, target.end_ms, target.scope, speaker_id, None)
-    others = [one for one in read_marks(conn, [target.asset_id]).get(target.asset_id, ()) if one.mark_id != row[0]]
+    others = [one for one in _marks_ever(conn, target.asset_id) if one.mark_id != row[0]]
     old = superseded(mark, others, pieces_of(conn, target.asset_id))
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO superseded_marks (mark_id, by_mark_id) VALUES (%s, %s)", [(one, row[0]) for one in old]
         )
     return {one.speaker for one in others if one.mark_id in old and one.speaker is not None}
+
+
+def _marks_ever(conn: psycopg.Connection[Any], asset_id: int) -> list[Mark]:
+    rows = conn.execute(
+        "SELECT mark_id, start_ms, end_ms, scope, speaker_id, NULL::bigint FROM speaker_marks"
+        " WHERE asset_id = %s AND scope <> 'part'",
+        (asset_id,),
+    )
+    return [Mark(*row) for row in rows]
 
 
 def read_event(conn: psycopg.Connection[Any], event_id: int | None) -> Event:
@@ -90,6 +100,20 @@ def read_event(conn: psycopg.Connection[Any], event_id: int | None) -> Event:
     if row is None:
         raise UsageError(f"there is no event {event_id}: see `rushes speakers history`")
     return Event(*row)
+
+
+def last_event(conn: psycopg.Connection[Any]) -> int:
+    """The number of the latest event, 0 before the first."""
+    row = conn.execute("SELECT coalesce(max(event_id), 0) FROM speaker_events").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def latest_by(conn: psycopg.Connection[Any]) -> tuple[int, str]:
+    """Number and author of the latest event; there is one."""
+    row = conn.execute("SELECT event_id, author FROM speaker_events ORDER BY event_id DESC LIMIT 1").fetchone()
+    assert row is not None
+    return row
 
 
 def taken_back_by(conn: psycopg.Connection[Any], event_id: int) -> tuple[int, str]:
@@ -118,6 +142,16 @@ def assets_marked(conn: psycopg.Connection[Any], event_id: int) -> set[int]:
     return {row[0] for row in rows}
 
 
+def targets_of(conn: psycopg.Connection[Any], event_id: int) -> list[Target]:
+    """The times that the event points at, those of divided clusters left out."""
+    rows = conn.execute(
+        "SELECT asset_id, start_ms, end_ms, scope FROM speaker_marks WHERE event_id = %s AND scope <> 'part'"
+        " ORDER BY mark_id",
+        (event_id,),
+    )
+    return [Target(*row) for row in rows]
+
+
 def assets_naming(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> set[int]:
     """The assets where any of these is or might be a speaker."""
     rows = conn.execute(
@@ -131,20 +165,32 @@ def assets_naming(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> 
 
 
 def point_at(conn: psycopg.Connection[Any], asset_id: int, name: str, at_ms: int, scope: Scope = "speaker") -> Target:
-    """The segment that is spoken at `at_ms` of the asset called `name`; `RushesError` when nobody speaks then."""
+    """The segment that is spoken at `at_ms` of the asset called `name`; `RushesError` when nobody speaks then.
+
+    Transcripts show tenths of a second, so a segment that begins inside the tenth is the one that is meant.
+    """
     pieces = pieces_of(conn, asset_id)
-    there = [piece for piece in pieces if piece.start_ms <= at_ms < piece.end_ms]
+    begin = [piece for piece in pieces if at_ms <= piece.start_ms < at_ms + 100 and at_ms % 100 == 0]
+    there = begin or [piece for piece in pieces if piece.start_ms <= at_ms < piece.end_ms]
     if there:
         # of people who talk at once, the one who holds the floor shortest is meant by pointing here
         best = min(there, key=lambda piece: (piece.end_ms - piece.start_ms, piece.start_ms))
         return Target(asset_id, best.start_ms, best.end_ms, scope)
     if not pieces:
-        raise RushesError(f"{name} has no segments: run `rushes ingest` on it first")
+        raise without_segments(conn, asset_id, name)
     near = min(pieces, key=lambda piece: max(piece.start_ms - at_ms, at_ms - piece.end_ms))
     raise RushesError(
         f"nobody speaks at {at_ms / 1000:.1f} s of {name}; the nearest speech is from {near.start_ms / 1000:.1f}"
         f" to {near.end_ms / 1000:.1f} s"
     )
+
+
+def without_segments(conn: psycopg.Connection[Any], asset_id: int, name: str) -> RushesError:
+    """Why there is nobody to name in an asset without segments."""
+    done = conn.execute("SELECT 1 FROM units WHERE asset_id = %s AND lane = 'speech' AND state = 'done'", (asset_id,))
+    if done.fetchone() is not None:
+        return RushesError(f"nobody speaks in {name}: it has no segments")
+    return RushesError(f"{name} has no transcript: run `rushes ingest` on it first")
 
 
 def targets_listed(targets: Sequence[Target]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ from cluster.speakers.scoring import Gallery
 from cluster.speakers.thresholds import MARGIN, Thresholds, shipped_thresholds
 
 Key = tuple[int, int]
+# Speaker, score, margin and limit.
+Offer = tuple[Any, ...]
+_NONE: Offer = (None, None, None, None)
 
 
 def propose(conn: psycopg.Connection[Any], cluster_ids: Iterable[int]) -> set[int]:
@@ -36,23 +39,46 @@ def thresholds_of(space: Space) -> Thresholds:
     return shipped_thresholds(space.choice.engine)
 
 
+def held_back(conn: psycopg.Connection[Any], cluster_ids: Iterable[int], speaker_id: int) -> Counter[str]:
+    """Why -> how many members of these clusters that no person named did not get the name of this root speaker."""
+    reasons: Counter[str] = Counter()
+    for space in [space for space in list_spaces(conn) if space.kind == "voice"]:
+        for cluster in _read_clusters(conn, space, cluster_ids):
+            for i, verdict in enumerate(_verdicts(cluster, thresholds_of(space))):
+                if cluster.human[i] is None and not cluster.said[i] and cluster.now[i] != speaker_id:
+                    mine = verdict.offer[0] == speaker_id
+                    reasons["another voice of their asset has the name" if mine else verdict.reason] += 1
+    return reasons
+
+
 @dataclass(frozen=True, slots=True)
 class _Cluster:
-    """Members of one cluster: which, their unit vectors (members, dimension), who a person said they are, and what
-    they are offered."""
+    """Members of one cluster: which, their unit vectors (members, dimension), whether and whom a person said they
+    are, who they are now, and what they are offered."""
 
     keys: list[Key]
     vectors: Any
     similarity: Any
+    said: list[bool]
     human: list[int | None]
-    offered: list[tuple[Any, ...]]
+    now: list[int | None]
+    offered: list[Offer]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The name a member is offered with score, margin and limit; all None, and why, when it is offered none."""
+
+    offer: Offer
+    reason: str = ""
 
 
 def _read_clusters(conn: psycopg.Connection[Any], space: Space, cluster_ids: Iterable[int]) -> list[_Cluster]:
     rows = conn.execute(
         sql.SQL(
             "SELECT m.cluster_id, m.asset_id, m.local_speaker, v.embedding, m.similarity,"
-            " CASE WHEN l.method = 'human' THEN p.root_id END, m.speaker_id, m.score, m.margin, m.tau"
+            " l.method IS NOT DISTINCT FROM 'human', CASE WHEN l.method = 'human' THEN p.root_id END, p.root_id,"
+            " m.speaker_id, m.score, m.margin, m.tau"
             " FROM cluster_members m JOIN local_speakers l USING (asset_id, local_speaker)"
             " JOIN {} v USING (asset_id, local_speaker) LEFT JOIN speakers p ON p.speaker_id = l.speaker_id"
             " WHERE m.cluster_id = ANY(%s) AND m.space_id = %s ORDER BY 1, 2, 3"
@@ -69,24 +95,39 @@ def _read_clusters(conn: psycopg.Connection[Any], space: Space, cluster_ids: Ite
             np.stack([row[3].to_numpy() for row in members]).astype(np.float32),
             np.asarray([row[4] for row in members]),
             [row[5] for row in members],
-            [row[6:] for row in members],
+            [row[6] for row in members],
+            [row[7] for row in members],
+            [row[8:] for row in members],
         )
         for members in grouped.values()
     ]
 
 
-def _propose(conn: psycopg.Connection[Any], space: Space, cluster: _Cluster) -> set[int]:
-    limits = thresholds_of(space)
-    offers: list[tuple[Any, ...]] = [(None, None, None, None)] * len(cluster.keys)
+def _verdicts(cluster: _Cluster, limits: Thresholds) -> list[_Verdict]:
     said = {i: who for i, who in enumerate(cluster.human) if who is not None}
     others = [i for i in range(len(cluster.keys)) if i not in said]
-    if said and others and np.quantile(cluster.similarity, 0.05) >= limits.cohesion:
-        gallery = Gallery(cluster.vectors[others])
-        gallery.add(cluster.vectors[list(said)], said.values())
-        found = gallery.matches()
-        for i, who, score, margin in zip(others, found.best, found.score, found.margin, strict=True):
-            if score >= limits.cluster and not margin < MARGIN:
-                offers[i] = (int(who), *_floats(score, margin, limits.cluster))
+    verdicts = [_Verdict(_NONE, "nobody of the cluster has a name")] * len(cluster.keys)
+    if not said or not others:
+        return verdicts
+    cohesion = float(np.quantile(cluster.similarity, 0.05))
+    if cohesion < limits.cohesion:
+        mixed = f"the cluster is mixed: 5th-percentile cosine {cohesion:.2f}, {limits.cohesion:.2f} is needed"
+        return [_Verdict(_NONE, mixed)] * len(cluster.keys)
+    gallery = Gallery(cluster.vectors[others])
+    gallery.add(cluster.vectors[list(said)], said.values())
+    found = gallery.matches()
+    for i, who, score, margin in zip(others, found.best, found.score, found.margin, strict=True):
+        if score < limits.cluster:
+            verdicts[i] = _Verdict(_NONE, f"less alike than {limits.cluster:.2f}")
+        elif margin < MARGIN:
+            verdicts[i] = _Verdict(_NONE, f"as alike to another person, within {MARGIN:.2f}")
+        else:
+            verdicts[i] = _Verdict((int(who), *_floats(score, margin, limits.cluster)), "more alike to another person")
+    return verdicts
+
+
+def _propose(conn: psycopg.Connection[Any], space: Space, cluster: _Cluster) -> set[int]:
+    offers = [verdict.offer for verdict in _verdicts(cluster, thresholds_of(space))]
     changed = [i for i, offer in enumerate(offers) if offer != cluster.offered[i]]
     if changed:
         rows = [(*cluster.keys[i], *offers[i]) for i in changed]

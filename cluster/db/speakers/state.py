@@ -36,14 +36,19 @@ def refresh(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> None:
     The caller holds the lock on decisions. Reads the vectors of cluster members, writes no vector.
     """
     ids = set(asset_ids)
-    clusters = _clusters_of(conn, ids)
-    members = _assets_of(conn, clusters)
-    lock_assets(conn, ids | members)
+    clusters = lock_reach(conn, ids)
     touched = settle(conn, ids)
     offered = propose(conn, clusters)
     touched |= settle(conn, offered - ids) if offered else set()
     touched |= settle(conn, ids & offered)
     touch_speakers(conn, touched)
+
+
+def lock_reach(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
+    """Lock these assets and those that share a cluster with them; returns the clusters."""
+    clusters = _clusters_of(conn, asset_ids)
+    lock_assets(conn, {*asset_ids, *_assets_of(conn, clusters)})
+    return clusters
 
 
 def lock_assets(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> None:
@@ -62,14 +67,14 @@ def settle(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
     if not ids:
         return set()
     marks = read_marks(conn, ids)
-    human, touched = _attach(conn, ids, marks)
+    human, touched, voices = _attach(conn, ids, marks)
     offers = _offers(conn, ids)
     numbers, ghosts, now = _local_speakers(conn, ids)
     changes = {}
     for asset_id, there in numbers.items():
         found = decide(there, human.get(asset_id, {}), offers.get(asset_id, {}), ghosts[asset_id])
         changes |= {(asset_id, who): found.get(who) for who in there if not _same(now[asset_id, who], found.get(who))}
-    touched |= {now[key].speaker for key in changes if now[key] is not None}  # type: ignore[union-attr]
+    touched |= {one.speaker for key in {*changes, *voices} if (one := now.get(key)) is not None}
     touched |= {one.speaker for one in changes.values() if one is not None}
     _write(conn, changes)
     return {speaker for speaker in touched if speaker is not None}
@@ -138,8 +143,11 @@ def _pieces(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int
 
 def _attach(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], marks: Mapping[int, Sequence[Mark]]
-) -> tuple[dict[int, Mapping[int, Mark]], set[int | None]]:
-    """Write the labels of segments; returns those of local speakers by asset, and the speakers touched."""
+) -> tuple[dict[int, Mapping[int, Mark]], set[int | None], set[Key]]:
+    """Write the labels of segments.
+
+    Returns those of local speakers by asset, the speakers touched, and the voices that segments left or came back to.
+    """
     pieces = _pieces(conn, sorted(marks)) if marks else {}
     human, labels = {}, {}
     for asset_id, found in marks.items():
@@ -159,7 +167,19 @@ def _attach(
     conn.execute("DELETE FROM segment_labels WHERE segment_id = ANY(%s)", (gone,))
     with conn.cursor() as cursor:
         cursor.executemany("INSERT INTO segment_labels (segment_id, speaker_id, mark_id) VALUES (%s, %s, %s)", new)
-    return human, {had[segment][0] for segment in gone} | {row[1] for row in new}
+    changed = [*gone, *(row[0] for row in new)]
+    return human, {had[segment][0] for segment in gone} | {row[1] for row in new}, _voices_of(conn, changed)
+
+
+def _voices_of(conn: psycopg.Connection[Any], segment_ids: Sequence[int]) -> set[Key]:
+    if not segment_ids:
+        return set()
+    rows = conn.execute(
+        "SELECT DISTINCT s.asset_id, coalesce(s.local_speaker, g.local_speaker)"
+        " FROM segments s LEFT JOIN segment_groups g USING (segment_id) WHERE segment_id = ANY(%s)",
+        (list(segment_ids),),
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 _OFFERS = """

@@ -1,0 +1,94 @@
+"""What commands about people share: who decides, and what followed from a decision, in words and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+Author = Annotated[str | None, typer.Option(help="Who decides, for the log; the login name by default.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would follow; change nothing.")]
+
+
+def author_of(author: str | None) -> str:
+    """The author on one line; the login name when none is given."""
+    from getpass import getuser
+
+    from cluster.db.speakers.names import MOST_CHARS
+    from cluster.errors import UsageError
+
+    if author is None:
+        try:
+            author = getuser()
+        except (KeyError, OSError):
+            return "nobody in particular"
+    cleaned = " ".join("".join(char if char.isprintable() else " " for char in author).split())
+    if not cleaned or len(cleaned) > MOST_CHARS:
+        raise UsageError(f"--author takes 1 to {MOST_CHARS} characters")
+    return cleaned
+
+
+def decide(conn: Any, action: Any, targets: Sequence[Any] = (), *, dry_run: bool = False) -> dict[str, Any]:
+    """Do it and read what followed in the same transaction, which a dry run takes back."""
+    from cluster.db.speakers.outcome import not_passed_on, reach_of
+    from cluster.db.speakers.who import voices_of
+
+    with conn.transaction(force_rollback=dry_run):
+        done = action()
+        speaker = done.speaker
+        assets = sorted({target.asset_id for target in targets})
+        return {
+            "event": None if dry_run else done.event_id,
+            "speaker": None if speaker is None else speaker.name,
+            "is_new": done.is_new,
+            "reach": None if speaker is None else reach_of(conn, speaker),
+            "held_back": [] if speaker is None else not_passed_on(conn, targets, speaker),
+            "assets": voices_of(conn, assets),
+        }
+
+
+def told(found: dict[str, Any], names: dict[int, str]) -> list[str]:
+    """How far the name goes, what held it back, what the assets count, and the way back."""
+    from cluster.speakers.counts import describe
+
+    lines = []
+    if found["reach"] is not None:
+        lines.append(f"{found['speaker']} has {found['reach'].describe()}")
+    for held in found["held_back"]:
+        count = held.reasons.total()
+        why = "; ".join(f"{n}: {reason}" for reason, n in held.reasons.most_common())
+        rest = f"{count} voice(s) did not get the name ({why})" if count else "every other voice has the name now"
+        lines.append(f"cluster {held.cluster_id}: {rest}")
+    shown = list(found["assets"].items())[:10]
+    lines += [f"{names[asset_id]}: {describe(voices)}" for asset_id, voices in shown]
+    if found["event"] is None:
+        return [*lines, "dry run: nothing was changed"]
+    return [*lines, f"event {found['event']}; `rushes speakers undo {found['event']}` takes it back"]
+
+
+def plain(found: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    """The same for JSON."""
+    reach = found["reach"]
+    return {
+        **{key: value for key, value in found.items() if key not in ("reach", "held_back", "assets")},
+        "reach": None
+        if reach is None
+        else {"voices": reach.voices, "segments": reach.segments, "assets": reach.assets},
+        "held_back": [{"cluster": held.cluster_id, "reasons": dict(held.reasons)} for held in found["held_back"]],
+        "assets": [_counts(names[asset_id], voices) for asset_id, voices in found["assets"].items()],
+    }
+
+
+def _counts(name: str, voices: dict[Any, int]) -> dict[str, Any]:
+    known = sum(count for who, count in voices.items() if who.speaker_id is not None)
+    total = sum(voices.values())
+    return {"asset": name, "segments": total, "known": known, "unknown": total - known}
+
+
+def asset_names(conn: Any, asset_ids: Sequence[int]) -> dict[int, str]:
+    """Asset -> the last parts of its source."""
+    from jobs.cli.common import short_uri
+
+    rows = conn.execute("SELECT asset_id, name FROM asset_names WHERE asset_id = ANY(%s)", (list(asset_ids),))
+    return {asset_id: short_uri(name) for asset_id, name in rows}

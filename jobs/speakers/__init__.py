@@ -1,0 +1,1 @@
+"""Jobs about people across files: cluster, recognise."""

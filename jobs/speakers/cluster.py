@@ -1,0 +1,108 @@
+"""The job that groups unknown voices: recorded as a run, here or as one task of a cluster."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from cluster.db import runs
+from cluster.db.connect import database_errors
+from cluster.db.filter import AssetFilter
+from cluster.db.patience import Session
+from cluster.db.spaces import Space, count_vectors
+from cluster.db.speakers.clusters import Clustered, Points, read_points, summed, without_voices, write_clustering
+from cluster.db.speakers.propagate import thresholds_of
+from cluster.errors import RushesError, first_line
+from cluster.settings import Settings
+from cluster.speakers.clusters import Labels, cluster_voices
+from cluster.speakers.local_voices import LEAST_CLEAN_MS
+from jobs.ingest import open_database
+from jobs.speakers.identify import chosen_assets, voice_space
+from jobs.speakers.remote import refuse_embedded_elsewhere, run_at
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterResult:
+    """What came of it; `lacking` assets have segments and no voices yet, so they took no part."""
+
+    clustered: Clustered
+    lacking: int
+    cpu_s: float
+    run_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as plain values, for the run's record and `--json`."""
+        return {**asdict(self.clustered), "assets_without_voices": self.lacking, "cpu_s": round(self.cpu_s, 2)}
+
+
+def cluster_job(
+    settings: Settings, names: Sequence[str], chosen: AssetFilter, *, dry_run: bool, address: str | None
+) -> ClusterResult:
+    """Group the unknown voices of these assets, or of all. Raises `RushesError` where there is nothing to group."""
+    database = open_database(settings, settings.database_wait_s)
+    refuse_embedded_elsewhere(database, address)
+    with database_errors(), closing(Session(database.url, settings.database_wait_s)) as session:
+        ids = session.run(lambda conn: chosen_assets(conn, names, chosen))
+        run_id = None if dry_run else uuid.uuid4()
+        return run_at(address, _cluster, database.url, settings.database_wait_s, ids, run_id)
+
+
+def _cluster(url: str, wait_s: float, ids: list[int] | None, run_id: UUID | None) -> ClusterResult:
+    held: list[UUID] = []
+
+    def hold(conn: Any) -> None:
+        for one in held:
+            runs.hold_run(conn, one)
+
+    with closing(Session(url, wait_s, on_connect=hold)) as session:
+        space, points, lacking = session.run(lambda conn: _read(conn, ids))
+        if run_id is None:
+            labels, cpu_s = _grouped(space, points)
+            return ClusterResult(summed(points, labels), lacking, cpu_s)
+        session.run(runs.recover_dead_runs)
+        session.run(lambda conn: runs.start_run(conn, run_id, "cluster", _config(space, ids)))
+        held.append(run_id)
+        try:
+            labels, cpu_s = _grouped(space, points)
+            written = session.run(lambda conn: write_clustering(conn, space, points, labels, run_id))
+        except BaseException as error:
+            with suppress(Exception):
+                notes = {"notes": [f"error: {first_line(error)}"]}
+                session.run(lambda conn: runs.finish_run(conn, run_id, "failed", notes))
+            raise
+        result = ClusterResult(written, lacking, cpu_s, str(run_id))
+        session.run(lambda conn: runs.finish_run(conn, run_id, "done", result.to_dict()))
+        return result
+
+
+def _read(conn: Any, ids: list[int] | None) -> tuple[Space, Points, int]:
+    space = voice_space(conn)
+    points, lacking = read_points(conn, space, ids), without_voices(conn, space, ids)
+    if len(points.keys):
+        return space, points, lacking
+    if lacking:
+        raise RushesError(f"no voices are stored of {lacking} asset(s): run `rushes ingest --lanes voices` first")
+    if not count_vectors(conn, space):
+        raise RushesError("the voice space is empty: no segment has a voice yet; run `rushes ingest` first")
+    where = "" if ids is None else f" in the {len(ids)} asset(s) asked for"
+    raise RushesError(
+        f"there is no unknown voice{where}: all with {LEAST_CLEAN_MS / 1000} s of clean speech are decided"
+    )
+
+
+def _grouped(space: Space, points: Points) -> tuple[Labels, float]:
+    """The clusters and the CPU seconds they took."""
+    began_s, assets = time.process_time(), [asset_id for asset_id, _ in points.keys]
+    labels = cluster_voices(points.vectors, assets, points.clean_ms, thresholds_of(space))
+    return labels, time.process_time() - began_s
+
+
+def _config(space: Space, ids: list[int] | None) -> dict[str, Any]:
+    limits = thresholds_of(space)
+    assets = None if ids is None else len(ids)
+    return {"space_id": space.space_id, "assets": assets, "alike": limits.alike, "same": limits.same}
