@@ -9,7 +9,6 @@ of pauses, so that segments stay subtitle-sized and no speech is lost between th
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -156,27 +155,6 @@ def segments_from_given(turns: Iterable[Turn], words: Iterable[Word]) -> list[Se
     pieces += [piece for stray in _stray_pieces(ordered_words, owners) for piece in _split(stray)]
     pieces.sort(key=lambda piece: (piece.start_ms, piece.end_ms))
     return [_segment(idx, piece) for idx, piece in enumerate(pieces)]
-
-
-def speaker_counts(segments: Iterable[Segment]) -> dict[int | None, int]:
-    """Segments per local speaker, by number, the unknown last."""
-    counts = Counter(segment.local_speaker for segment in segments)
-    return {speaker: counts[speaker] for speaker in sorted(counts, key=_rank)}
-
-
-def describe_counts(counts: Mapping[int | None, int], names: Mapping[int | None, str] | None = None) -> str:
-    """Counts as people read them: `77 segments: A 60, Jo 15, unknown 2`."""
-    total = sum(counts.values())
-    title = f"{total} segment{'' if total == 1 else 's'}"
-    speakers = sorted(counts, key=_rank)
-    parts = [f"{'unknown' if who is None else speaker_name(who, names or {})} {counts[who]}" for who in speakers]
-    return f"{title}: {', '.join(parts)}" if parts else title
-
-
-def speaker_name(local_speaker: int | None, names: Mapping[int | None, str]) -> str:
-    """The display name of a local speaker, on one line and never empty: its name, else its letter, else `UNKNOWN`."""
-    name = " ".join(names.get(local_speaker, "").split())
-    return name or (UNKNOWN if local_speaker is None else speaker_letter(local_speaker))
 
 
 def speaker_letter(number: int) -> str:

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     num_speakers: int | None = Field(None, ge=1)
     min_speakers: int | None = Field(None, ge=1)
     max_speakers: int | None = Field(None, ge=1)
+    identify: bool = False
 
     decode_base_s: float = Field(60.0, gt=0)
     decode_s_per_hour: float = Field(600.0, gt=0)

@@ -80,16 +80,19 @@ def main() -> None:
 
 
 def _show(conn: Any) -> None:
-    from cluster.db import ledger, report
+    from cluster.db import report
+    from cluster.db.speakers.who import with_voices
+    from cluster.db.transcripts import Named
     from jobs.cli.search import find, hit_lines
     from jobs.cli.show import transcript_lines
     from jobs.cli.status import print_assets
+    from jobs.export import transcript_of
 
     typer.echo("\nassets and their segments per local speaker:")
-    print_assets(report.assets_table(conn))
+    print_assets(with_voices(conn, report.assets_table(conn)))
     found = report.find_asset(conn, "film-with-call.mp4")
     typer.echo("\nfrom the transcript of film-with-call.mp4:")
-    for line in transcript_lines(ledger.read_segments(conn, found["asset_id"]))[:6]:
+    for line in transcript_lines(transcript_of(conn, Named(found["asset_id"], found["sha256"], "")))[:6]:
         typer.echo(f"  {line}")
     typer.echo(f"\nsearch {QUESTION!r}:")
     for line in hit_lines(find(conn, QUESTION, None, 1)):

@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from cluster.conversation import speaker_counts
+from cluster.conversation import Segment
 from cluster.db import transcripts, uses
 from cluster.db.connect import snapshot
 from cluster.db.report import sources_of
 from cluster.db.spaces import Space, space_names
+from cluster.db.speakers.names import Speaker
 from cluster.db.transcripts import Named, read_transcript
-from cluster.errors import RushesError, os_reason
+from cluster.errors import RushesError, StageError, os_reason
 from cluster.formats import FORMATS, Transcript
 from cluster.media.store import is_remote
 
-PARQUET = "parquet"
+if TYPE_CHECKING:
+    from jobs.clips import Clips
+
+PARQUET, WAV = "parquet", "wav"
 SPEAKER_CHARS = 40
 NO_TRANSCRIPT = "it has no transcript: run `rushes ingest` on it first"
 Write = Callable[[Path], None]
@@ -33,7 +37,8 @@ class ExportOptions:
     """What to write, and where: into `folder`, or beside each local source when that is None.
 
     `spaces` are ids of embedding spaces to export in place of the active ones. `overwrite` is about files
-    beside media that hold something else.
+    beside media that hold something else. `speaker`: only that person's segments; `clips` cuts them from the
+    sources, for the format `wav`.
     """
 
     formats: Sequence[str]
@@ -42,6 +47,8 @@ class ExportOptions:
     overwrite: bool = False
     spaces: Sequence[int] = ()
     dry_run: bool = False
+    speaker: Speaker | None = None
+    clips: Clips | None = None
 
 
 @dataclass(slots=True)
@@ -83,12 +90,14 @@ class _Export:
                 transcript = read_transcript(self.conn, named)
                 if transcript is None:
                     self.result.without_transcript.append(named.name)
-                else:
-                    self._asset(named, transcript)
+                    continue
+                self._asset(named, transcript)
+            if WAV in self.options.formats and self.options.folder is not None:
+                self._wav(self.options.folder, named, self._spoken(transcript))
         return self.result
 
     def _asset(self, named: Named, transcript: Transcript) -> None:
-        texts = [name for name in self.options.formats if name != PARQUET]
+        texts = [name for name in self.options.formats if name in FORMATS]
         for stem in self._stems(named) if texts else ():
             for suffix, part in self._parts(transcript):
                 for name in texts:
@@ -98,11 +107,24 @@ class _Export:
 
     def _parts(self, transcript: Transcript) -> Iterator[tuple[str, Transcript]]:
         """What goes into one file each: the whole, or `.NAME` and the segments of one speaker."""
-        if not self.options.by_speaker:
+        if not self.options.by_speaker and self.options.speaker is None:
             yield "", transcript
             return
-        for who, label in _speaker_labels(transcript).items():
-            yield f".{label}", replace(transcript, segments=[s for s in transcript.segments if s.local_speaker == who])
+        labels = _speaker_labels(transcript)
+        for name, segments in self._voices(transcript).items():
+            yield f".{labels[name]}", replace(transcript, segments=segments)
+
+    def _voices(self, transcript: Transcript) -> dict[str, list[Segment]]:
+        """The segments of each speaker that is asked for, by name."""
+        if self.options.speaker is None:
+            return transcript.by_speaker()
+        spoken = self._spoken(transcript)
+        return {transcript.speaker_name(spoken[0]): spoken} if spoken else {}
+
+    def _spoken(self, transcript: Transcript) -> list[Segment]:
+        """The segments of the person asked for."""
+        asked = self.options.speaker
+        return [s for s in transcript.segments if asked and transcript.who(s).speaker_id == asked.speaker_id]
 
     def _stems(self, named: Named) -> list[Path]:
         if self.options.folder is not None:
@@ -141,16 +163,19 @@ class _Export:
 
     def _parquet(self, folder: Path, named: Named, transcript: Transcript) -> None:
         leaf = Path(f"asset={named.sha256}") / "part-0.parquet"
-        if self.options.by_speaker:
+        alone = self.options.speaker is not None
+        if self.options.by_speaker or alone:
             root, written = folder / "segments_by_speaker", set()
-            for who in speaker_counts(transcript.segments):
-                path = root / f"speaker={quote(transcript.speaker_name(who), safe='')}" / leaf
+            for name, segments in self._voices(transcript).items():
+                path = root / f"speaker={quote(name, safe='')}" / leaf
                 written.add(path)
-                self._write(path, lambda part, who=who: self._segments(part, named, transcript, [who]))
-            self._sweep(root, leaf, written)
+                self._write(path, lambda part, chosen=segments: self._segments(part, named, transcript, chosen))
+            # of the other speakers nothing is known here
+            if not alone:
+                self._sweep(root, leaf, written)
         else:
             self._write(folder / "segments" / leaf, lambda part: self._segments(part, named, transcript, None))
-        if "text" in self.spaces:
+        if "text" in self.spaces and not alone:
             self._write(folder / "chunks" / leaf, lambda part: self._chunks(part, named, transcript))
 
     def _sweep(self, root: Path, leaf: Path, written: set[Path]) -> None:
@@ -162,18 +187,18 @@ class _Export:
             except OSError as error:
                 self._fail(path, os_reason(error))
 
-    def _segments(self, path: Path, named: Named, transcript: Transcript, who: Sequence[int | None] | None) -> None:
+    def _segments(self, path: Path, named: Named, transcript: Transcript, chosen: Sequence[Segment] | None) -> None:
         from cluster.formats import parquet
 
         space = self.spaces.get("voice")
         dimension = space.dimension if space else None
-        schema = parquet.segments_schema(dimension, self.said.get("voice", {}), partitioned=who is not None)
-        by_idx = {s.idx: s for s in transcript.segments if who is None or s.local_speaker == who[0]}
+        schema = parquet.segments_schema(dimension, self.said.get("voice", {}), partitioned=chosen is not None)
+        by_idx = {s.idx: s for s in (transcript.segments if chosen is None else chosen)}
         with _writer(path, schema) as write:
             if space is None:
                 write(parquet.segments_table(transcript, by_idx.values(), {}, schema))
                 return
-            for batch in transcripts.read_voices(self.conn, named.asset_id, space, who):
+            for batch in transcripts.read_voices(self.conn, named.asset_id, space, None if chosen is None else by_idx):
                 voices = {idx: (reason, vector) for idx, reason, vector in batch}
                 write(parquet.segments_table(transcript, [by_idx[idx] for idx in voices], voices, schema))
 
@@ -185,6 +210,22 @@ class _Export:
         with _writer(path, schema) as write:
             for batch in transcripts.read_chunks(self.conn, named.asset_id, space):
                 write(parquet.chunks_table(transcript, batch, schema))
+
+    def _wav(self, folder: Path, named: Named, segments: Sequence[Segment]) -> None:
+        """One clip for each segment; the asset is decoded once, and not at all when it cannot be."""
+        assert self.options.clips is not None
+        paths = {segment.idx: folder / f"{named.name}.{segment.start_ms}-{segment.end_ms}.wav" for segment in segments}
+        if self.options.dry_run or not segments:
+            for path in paths.values():
+                self._write(path, _write_nothing)
+            return
+        try:
+            sound = self.options.clips.decode(self.conn, named)
+        except (RushesError, StageError, OSError) as error:
+            self._fail(named.name, os_reason(error) if isinstance(error, OSError) else str(error))
+            return
+        for segment in segments:
+            self._write(paths[segment.idx], lambda part, one=segment: sound.write(part, one.start_ms, one.end_ms))
 
     def _write(self, path: Path, write: Write) -> None:
         """Write beside the final name, then rename: nobody ever reads half a file."""
@@ -224,15 +265,18 @@ def missing_reason(conn: Any, named: Named) -> str:
     return f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}"
 
 
-def _speaker_labels(transcript: Transcript) -> dict[int | None, str]:
-    """Local speaker -> what a file name can hold of the display name; alike ones get their number."""
-    names = {who: transcript.speaker_name(who) for who in speaker_counts(transcript.segments)}
-    labels = {who: re.sub(r"[^\w.-]+", "_", name)[:SPEAKER_CHARS] for who, name in names.items()}
+def _speaker_labels(transcript: Transcript) -> dict[str, str]:
+    """Name -> what a file name can hold of it; alike ones are numbered."""
+    labels = {name: re.sub(r"[^\w.-]+", "_", name)[:SPEAKER_CHARS] for name in transcript.by_speaker()}
     shared = Counter(label.casefold() for label in labels.values())
     return {
-        who: label if shared[label.casefold()] == 1 else f"{label}-{'x' if who is None else who}"
-        for who, label in labels.items()
+        name: label if shared[label.casefold()] == 1 else f"{label}-{number}"
+        for number, (name, label) in enumerate(labels.items())
     }
+
+
+def _write_nothing(path: Path) -> None:
+    """For a file that is only spoken of."""
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

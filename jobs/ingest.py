@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 from actors.lanes import cache_dir, fingerprints, space_identities
-from cluster.db import ledger, report, runs, spaces, uses
+from cluster.db import ledger, rates, report, runs, spaces, uses
 from cluster.db.connect import Database, database_errors, find_database
 from cluster.db.filter import matching
 from cluster.db.migrate import migrate, pending
 from cluster.db.patience import DatabaseAwayError, Session
 from cluster.db.register import all_asset_ids, existing, had_sources, mark_gone, new_refusals
+from cluster.db.speakers.who import count_speakers
 from cluster.db.watch import Watch
 from cluster.errors import RushesError
 from cluster.faults import FaultPoint, reach
@@ -29,6 +30,7 @@ from jobs.job import IngestOptions, Job, Reporter
 from jobs.register import Registered, changed, record_failures, register
 from jobs.runners import this_node
 from jobs.sources import Sources, gone_below
+from jobs.speakers.recognise import recognise, waiting_assets
 from jobs.spec import settings_to_dict
 from jobs.summary import Summary, size, summary_dict
 
@@ -227,6 +229,8 @@ class _Ingest:
             mark_gone(conn, missing)
 
     def _reset(self, conn: Any, rows: Sequence[ledger.PendingRow], states: Sequence[str]) -> None:
+        # What is reset no longer tells how long it took.
+        self.job.measured.update(rates.costs_by_runner(conn, {lane: self.prints[lane] for lane in self.options.lanes}))
         by_lanes: dict[tuple[str, ...], list[int]] = {}
         for row in rows:
             by_lanes.setdefault(row.lanes, []).append(row.asset_id)
@@ -261,7 +265,9 @@ class _Ingest:
         summary = self.summary
         summary.known = self._states(ids)
         if summary.known.get("done"):
-            self._activate(self._spaces())
+            made = self._spaces()
+            self._activate(made)
+            self._recognise(made)
         if summary.run_id is not None:
             self._finish("done")
         return summary
@@ -296,9 +302,31 @@ class _Ingest:
         summary.state = state
         if state in ("done", "partial"):
             self._activate(made)
+            self._recognise(made)
+        self._count_speakers()
         reach(FaultPoint.RECONCILED)
-        self._finish(state)
+        self._finish(summary.state)
         return summary
+
+    def _recognise(self, made: Mapping[str, spaces.Space]) -> None:
+        """Names for voices that nobody looked at yet, if the settings ask for it; nothing here fails the run."""
+        if not self.settings.identify or "voice" not in made:
+            return
+        waiting = waiting_assets(self.session, made["voice"])
+        if not waiting:
+            return
+        if self.summary.run_id is None:
+            self._begin()
+        self.summary.recognised, note = recognise(self.session, made["voice"], waiting, self.run_id)
+        self.summary.notes.append(note)
+
+    def _count_speakers(self) -> None:
+        """Known and unknown segments of what this run transcribed; they are all, or the run failed."""
+        counts = self.session.run(lambda conn: count_speakers(conn, self.run_id))
+        self.summary.speakers = counts
+        if not counts.add_up:
+            self.summary.state = "failed"
+            self.summary.notes.append(counts.describe())
 
     def _elsewhere(self) -> list[str]:
         """What became of the assets that this run gave up: another run has them, or a person had them forgotten."""

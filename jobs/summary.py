@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cluster.speakers.counts import Counts
+
 
 @dataclass(frozen=True, slots=True)
 class SourceChanges:
@@ -45,6 +47,8 @@ class Summary:
     runner: str = ""
     lanes: tuple[str, ...] = ()
     outputs: dict[str, int] = field(default_factory=dict)
+    speakers: Counts = field(default_factory=Counts)
+    recognised: int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -108,6 +112,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
         **values,
         "lanes": list(summary.lanes),
         "sources": asdict(summary.sources),
+        "speakers": asdict(summary.speakers),
         "failures": [
             {key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures
         ],
@@ -134,8 +139,10 @@ def duration(seconds: float) -> str:
     return f"{rest // 60}:{rest % 60:02}"
 
 
-def size(count_bytes: float) -> str:
-    """`1.2 GB`, `31.0 MB`, `0.4 kB`."""
+def size(count_bytes: float | None) -> str:
+    """`1.2 GB`, `31.0 MB`, `0.4 kB`; `-` when it is not known."""
+    if count_bytes is None:
+        return "-"
     unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if count_bytes >= f or f == 1e3)
     return f"{count_bytes / factor:.1f} {unit}"
 
@@ -186,6 +193,8 @@ def _outputs(summary: Summary) -> list[str]:
     ignored = f"{summary.ignored} other file(s) ignored" if summary.ignored else ""
     busy = ", ".join(f"{name} {s:.1f}" for name, s in sorted(summary.stage_s.items(), key=lambda item: -item[1])[:5])
     lines = [", ".join(counts) + hits] if counts else []
+    if summary.speakers.segments:
+        lines.append(summary.speakers.describe())
     if busy:
         lines.append(f"busy seconds: {busy}")
         lines.append(

@@ -15,6 +15,8 @@ from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
 from cluster.db.filter import AssetFilter, matching
 from cluster.db.forget import forget_asset, holdings, without_source
+from cluster.db.speakers.actions import label, rename
+from cluster.db.speakers.events import Target
 from cluster.errors import UsageError
 from cluster.media import store
 from jobs.forget import vanished
@@ -22,6 +24,7 @@ from tests.archive import run
 from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
 from tests.test_cli import rushes
 from tests.test_hostile_changes import Meanwhile
+from tests.waits import until_it_waits
 
 
 def committed(db, name, *, sound=None):
@@ -53,11 +56,30 @@ def everything_about(db, asset_id):
         " FROM (SELECT %s::bigint AS a, NULL AS u UNION SELECT NULL, '/media/a') t",
         (asset_id,),
     )
+    everything_about_people(db, asset_id)
+
+
+def everything_about_people(db, asset_id):
+    """What persons and the machine may say of its voices, and what follows."""
+    target = Target(asset_id, 0, 900)
+    for name in ("Ann", "Bea"):
+        label(db, name, [target], "me")
+    label(db, "Bea", [Target(asset_id, 1_000, 1_900, "segment")], "me")
+    rename(db, "Bea", "Bee", "me")
+    db.execute("INSERT INTO segment_groups SELECT segment_id, asset_id, 0 FROM segments WHERE idx = 3")
+    db.execute("INSERT INTO voice_clusters (space_id) VALUES (1)")
+    db.execute("INSERT INTO cluster_members SELECT %s, 0, 1, cluster_id, cluster_id, 1 FROM voice_clusters",
+               (asset_id,))  # fmt: skip
+    db.execute("INSERT INTO identifications SELECT %s, 1, 1, max(speaker_id), 0.9, 0.1, 0.8, true FROM speakers",
+               (asset_id,))  # fmt: skip
+    db.execute("INSERT INTO forgotten_voices VALUES (%s, 0, 900)", (asset_id,))
+    db.execute("INSERT INTO local_voices_1 SELECT %s, 0, 900, embedding FROM voice_vectors_1 LIMIT 1", (asset_id,))
+    db.execute("INSERT INTO speaker_means_1 SELECT max(speaker_id), 1, array_fill(0.1, ARRAY[8])::vector FROM speakers")
 
 
 def test_no_row_and_no_vector_of_a_forgotten_asset_is_left_in_any_table(db):
     make_spaces(db)
-    kept = {"schema_migrations", "spaces", "runs"}
+    kept = {"schema_migrations", "spaces", "runs", "calibrations"}
     before = {name: count for name, count in row_counts(db).items() if name not in kept}
     asset_id = committed(db, "a")
     everything_about(db, asset_id)
@@ -88,8 +110,7 @@ def test_of_two_that_sound_the_same_and_are_forgotten_at_once_no_voice_is_left(d
         with db.transaction():
             forget_asset(db, one)
             forgetting.start()
-            while forgetting.is_alive() and not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
-                time.sleep(0.01)
+            until_it_waits(db, forgetting)
         forgetting.join()
     assert db.execute("SELECT count(*) FROM voice_cache_1").fetchone() == (0,)
 
@@ -112,8 +133,7 @@ def test_forgetting_waits_for_a_commit_in_progress_and_takes_its_rows_too(db, db
         with db.transaction():
             results.commit_row(db, run_id, row, made)
             forgetting.start()
-            while not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
-                time.sleep(0.01)
+            until_it_waits(db, forgetting)
         forgetting.join()
     after = row_counts(db)
     assert (after["assets"], after["segments"], after["voice_cache_1"]) == (0, 0, 0)
@@ -127,8 +147,7 @@ def test_an_asset_that_is_being_forgotten_gets_no_units(db, db_url):
         with db.transaction():
             forget_asset(db, gone)
             units.start()
-            while units.is_alive() and not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
-                time.sleep(0.01)
+            until_it_waits(db, units)
         units.join()
     assert db.execute("SELECT DISTINCT asset_id FROM units").fetchall() == [(kept,)]
 
@@ -166,11 +185,18 @@ def test_a_label_for_an_asset_that_is_being_forgotten_is_left_out(db, db_url):
         with db.transaction():
             forget_asset(db, ids[0])
             labelling.start()
-            while not db.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
-                time.sleep(0.01)
+            until_it_waits(db, labelling)
         labelling.join()
     assert added == [1]
     assert matching(db, AssetFilter(tags=("x",))) == ids[1:]
+
+
+def test_a_thread_that_ended_is_not_waited_for(db):
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    with pytest.raises(AssertionError, match="waits for nothing"):
+        until_it_waits(db, ended)
 
 
 def test_names_and_counts_that_no_database_takes_are_one_line(db_url):

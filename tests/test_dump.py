@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 
 from cluster.db import runs
@@ -12,6 +13,8 @@ from cluster.db.dump import canonical_dump, differences
 from cluster.db.ledger import ensure_units
 from cluster.db.register import NewAsset, add_asset, add_failure, add_source
 from cluster.db.results import commit_row
+from cluster.db.speakers.actions import label
+from cluster.db.speakers.events import Target
 from tests.conftest import clone_database
 from tests.corpus_rows import LANES, PRINTS, claimed, computed_row, make_spaces, new_asset, new_run, unit_vector
 
@@ -29,8 +32,36 @@ def fill(conn, names):
         ]
         row["chunks"][0]["vector"] = unit_vector(seed)
         assert commit_row(conn, run_id, row, made) == "done"
+        # Segments of corpus_rows are shorter than a voice needs.
+        space = made["voice"]
+        conn.execute(f"INSERT INTO local_voices_{space.space_id} VALUES (%s, 1, 1500, %s)",
+                     (asset_id, np.asarray(unit_vector(seed + 50), np.float32)))  # fmt: skip
+    name_people(conn)
     refuse(conn, run_id)
     runs.finish_run(conn, run_id, "partial", {})
+
+
+def name_people(conn):
+    """In b.wav and c.wav: one voice named, one segment too, a cluster of both, one recognised, one forgotten time."""
+    ids = dict(conn.execute("SELECT right(uri, 5), asset_id FROM sources").fetchall())
+    if "b.wav" not in ids or conn.execute("SELECT 1 FROM speakers").fetchone():
+        return
+    targets = [Target(ids["b.wav"], 0, 900), Target(ids["c.wav"], 1000, 1900, "segment")]
+    for target in targets if ids["b.wav"] < ids["c.wav"] else targets[::-1]:
+        label(conn, "Ada", [target], "me")
+    [(space_id,)] = conn.execute("SELECT space_id FROM spaces WHERE kind = 'voice'")
+    [(cluster_id,)] = conn.execute(
+        "INSERT INTO voice_clusters (space_id) VALUES (%s) RETURNING cluster_id", (space_id,)
+    )
+    [(speaker_id,)] = conn.execute("SELECT speaker_id FROM speakers")
+    for name in ("b.wav", "c.wav"):
+        conn.execute(
+            "INSERT INTO cluster_members (asset_id, local_speaker, space_id, found_in, cluster_id, similarity)"
+            " VALUES (%s, 1, %s, %s, %s, 0.9)", (ids[name], space_id, cluster_id, cluster_id),
+        )  # fmt: skip
+    conn.execute("INSERT INTO identifications VALUES (%s, 1, %s, %s, 0.5, NULL, 0.7, false, NULL)",
+                 (ids["b.wav"], space_id, speaker_id))  # fmt: skip
+    conn.execute("INSERT INTO forgotten_voices VALUES (%s, 5000, 6000)", (ids["b.wav"],))
 
 
 def refuse(conn, run_id):
@@ -69,10 +100,11 @@ def test_the_same_rows_in_another_order_are_equal(pair):
     dump = canonical_dump(pair[0])
     assert {section: len(rows) for section, rows in dump.facts.items()} == {
         "source": 4, "refused source": 1, "asset": 4, "unit": 12, "segment": 12, "local speaker": 6,
-        "voice": 12, "chunk": 3, "space": 2,
+        "voice": 12, "chunk": 3, "space": 2, "speaker": 1, "mark": 2, "member": 2, "identification": 1,
+        "forgotten voice": 1,
     }  # fmt: skip
     assert {section: len(rows) for section, rows in dump.vectors.items()} == {
-        "voice vector": 9, "text vector": 3, "cached voice": 9,
+        "voice vector": 9, "text vector": 3, "cached voice": 9, "local voice": 3,
     }  # fmt: skip
 
 
@@ -116,6 +148,24 @@ CHANGES = {
                      ["asset", ": given_turns None != [[1, 2, 0, 'Ada']]"]),
     "a local speaker": (f"UPDATE local_speakers SET speech_ms = 1 WHERE asset_id = {MINE} AND local_speaker = 0",
                         ["local speaker", ": speech_ms 1800 != 1"]),
+    "a ghost": (f"UPDATE local_speakers SET is_ghost = true WHERE asset_id = {MINE} AND local_speaker = 0",
+                ["local speaker", ": is_ghost False != True"]),
+    "a name": (f"UPDATE local_speakers SET speaker_id = NULL WHERE asset_id = {MINE} AND local_speaker = 0",
+               ["local speaker", ": speaker 'Ada' != None"]),
+    "a person": ("UPDATE speakers SET is_used = false", ["speaker Ada: only in the first"]),
+    "a labelled segment": ("DELETE FROM segment_labels",
+                           ["segment", ": is_labelled True != False", ": labelled 'Ada'"]),
+    "a mark": (f"UPDATE speaker_marks SET part = 1, scope = 'part', speaker_id = NULL WHERE asset_id = {MINE}",
+               ["mark", "speaker Ada -1: only in the first", "part  1: only in the second"]),
+    "a group": (f"INSERT INTO segment_groups SELECT segment_id, asset_id, 0 FROM segments WHERE asset_id = {MINE}"
+                " AND idx = 3", ["segment", ": voice_group None != 0"]),
+    "a cluster": (f"INSERT INTO voice_clusters (space_id) VALUES (1); UPDATE cluster_members SET cluster_id ="
+                  f" (SELECT max(cluster_id) FROM voice_clusters) WHERE asset_id = {MINE}",
+                  ["member", ": together_with "]),
+    "a recognition": ("UPDATE identifications SET is_accepted = true",
+                      ["identification", ": is_accepted False != True"]),
+    "a forgotten voice": ("DELETE FROM forgotten_voices", ["forgotten voice", "5000 6000: only in the first"]),
+    "a local voice": (NUDGE.format("local_voices_1", 1e-3, f"asset_id = {MINE}"), ["local voice", "differs by 0.001"]),
     "a skip reason": (f"UPDATE voices SET skip_reason = 'odd' WHERE skip_reason IS NOT NULL AND segment_id IN"
                       f" (SELECT segment_id FROM segments WHERE asset_id = {MINE})", ["voice", ": skip_reason "]),
 }  # fmt: skip
@@ -126,8 +176,8 @@ def test_each_single_change_is_found(name, pair):
     statement, words = CHANGES[name]
     assert pair[1].execute(statement.encode()).rowcount > 0
     found = compare(pair)
-    assert len(found) == 1, found
-    assert all(word in found[0] for word in words), found
+    assert len(found) <= 2, found
+    assert all(any(word in line for line in found) for word in words), found
 
 
 def test_a_missing_segment_is_found_with_all_that_hangs_on_it(pair):

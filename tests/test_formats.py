@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,7 @@ from cluster.formats import FORMATS, Transcript
 from cluster.formats.csv_ import COLUMNS
 from cluster.formats.cues import LINE_CHARS, MAX_CUE_MS, MAX_LINES, cues
 from cluster.formats.rttm import NamedTurn, parse_rttm
+from cluster.speakers.who import Who
 
 SRT_CUE = re.compile(r"(\d+)\n(\d\d+:[0-5]\d:[0-5]\d,\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d,\d{3})\n((?:.+\n)+)(?:\n|\Z)")
 VTT_CUE = re.compile(
@@ -41,7 +43,13 @@ def silent(start_ms, end_ms, who, idx=0):
 
 
 def transcript(*segments, names=None, name="a talk.mp4"):
-    return Transcript(name, 9_000, "en", segments, names or {})
+    numbered = [replace(segment, idx=idx) for idx, segment in enumerate(segments)]
+    speakers = {
+        segment.idx: Who(segment.local_speaker, None, names[segment.local_speaker], "given")
+        for segment in numbered
+        if segment.local_speaker in (names or {})
+    }
+    return Transcript(name, 9_000, "en", numbered, speakers)
 
 
 def milliseconds(stamp):
@@ -232,9 +240,9 @@ def test_json_says_everything():
     content = json.loads(FORMATS["json"](transcript(*TALK, names={1: "Jö"})))
     assert (content["name"], content["duration_ms"], content["language"]) == ("a talk.mp4", 9_000, "en")
     assert content["speakers"] == [
-        {"local_speaker": 0, "name": "A", "segments": 2},
-        {"local_speaker": 1, "name": "Jö", "segments": 2},
-        {"local_speaker": None, "name": "UNKNOWN", "segments": 1},
+        {"local_speaker": 0, "name": "A", "method": None, "score": None, "segments": 2},
+        {"local_speaker": 1, "name": "Jö", "method": "given", "score": None, "segments": 2},
+        {"local_speaker": None, "name": "UNKNOWN", "method": None, "score": None, "segments": 1},
     ]
     assert sum(row["segments"] for row in content["speakers"]) == len(content["segments"])
     assert content["segments"][2] == {
@@ -243,6 +251,8 @@ def test_json_says_everything():
         "end_ms": 11_500,
         "local_speaker": 1,
         "speaker": "Jö",
+        "method": "given",
+        "score": None,
         "text": "Mm.",
         "text_skip_reason": None,
         "confidence": 0.8,

@@ -13,6 +13,7 @@ from cluster.db.connect import open_connection
 from cluster.db.dump import canonical_dump, differences
 from cluster.db.report import find_asset
 from cluster.db.results import commit_row
+from cluster.db.speakers.who import speakers_in
 from cluster.db.transcripts import name_assets, read_transcript
 from cluster.errors import RushesError
 from cluster.formats import to_rttm
@@ -163,8 +164,8 @@ def test_two_hundred_names_and_overlaps_are_kept_verbatim(db):
     given = [NamedTurn(at * 100, at * 100 + 1_000, f"P{at % 200}") for at in range(500)]
     turns.give_turns(db, asset_id, given, PRINTS)
     rows = ledger.read_segments(db, asset_id)
-    names = turns.speaker_names(db, [asset_id])[asset_id]
-    assert [(row["start_ms"], row["end_ms"], names[row["local_speaker"]]) for row in rows] == [
+    speakers = speakers_in(db, asset_id)
+    assert [(row["start_ms"], row["end_ms"], speakers[row["idx"]].name) for row in rows] == [
         (turn.start_ms, turn.end_ms, turn.speaker) for turn in given
     ]
     assert sound(db)

@@ -117,3 +117,12 @@ def test_a_mistake_in_a_secret_does_not_print_it(tmp_path):
     with pytest.raises(UsageError, match="hf_token: Extra inputs") as caught:
         load_settings(path)
     assert "hidden" not in str(caught.value)
+
+
+def test_recognition_after_an_ingest_is_asked_for(config, monkeypatch):
+    assert load_settings(config).identify is False
+    monkeypatch.setenv("RUSHES_IDENTIFY", "true")
+    assert load_settings(config).identify is True
+    monkeypatch.setenv("RUSHES_IDENTIFY", "perhaps")
+    with pytest.raises(UsageError, match="setting identify"):
+        load_settings(config)

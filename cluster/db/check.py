@@ -7,7 +7,9 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from cluster.db.local_voices import FORGOTTEN
 from cluster.db.spaces import Space, list_spaces
+from cluster.db.speakers.forget import FORGOTTEN_SEGMENTS
 
 _CHECKS: dict[str, LiteralString] = {
     "done speech units whose segment count differs from the recorded outputs": """
@@ -16,7 +18,32 @@ _CHECKS: dict[str, LiteralString] = {
     "assets whose segments differ from known plus unknown local speakers": """
         SELECT count(*) FROM (SELECT asset_id, count(*) AS n, count(*) FILTER (WHERE local_speaker IS NULL) AS unknown
           FROM segments GROUP BY asset_id) s
-        WHERE n <> unknown + coalesce((SELECT sum(segments) FROM local_speakers l WHERE l.asset_id = s.asset_id), 0)""",
+        WHERE n <> unknown + coalesce((SELECT sum(segments) FROM local_speakers l WHERE l.asset_id = s.asset_id
+          AND NOT is_grouped), 0)""",
+    "groups of voices whose segment count differs from their segments": """
+        SELECT count(*) FROM local_speakers l WHERE is_grouped AND segments <> (SELECT count(*) FROM segment_groups g
+          WHERE (g.asset_id, g.local_speaker) = (l.asset_id, l.local_speaker))""",
+    "segments that are not known or unknown exactly once": """
+        SELECT abs((SELECT count(*) FROM segments) - count(*)) + count(*) - count(DISTINCT segment_id)
+        FROM segment_speakers""",
+    "people whom the machine named twice in one asset, or beside a person": """
+        SELECT count(*) FROM (SELECT 1 FROM local_speakers l JOIN speakers p USING (speaker_id)
+          GROUP BY asset_id, p.root_id HAVING count(*) > 1 AND bool_or(method <> 'human')) t""",
+    "names in force of people about whom no decision stands": """
+        SELECT count(*) FROM (SELECT speaker_id FROM local_speakers UNION ALL SELECT speaker_id FROM segment_labels) n
+        JOIN speakers p USING (speaker_id) WHERE NOT p.is_used OR p.root_id IS NULL""",
+    "names by a person without the decision behind them": """
+        SELECT (SELECT count(*) FROM segment_labels l JOIN segments s USING (segment_id) WHERE NOT EXISTS
+            (SELECT 1 FROM standing_marks m WHERE m.mark_id = l.mark_id AND m.asset_id = s.asset_id
+              AND m.speaker_id IS NOT DISTINCT FROM l.speaker_id))
+          + (SELECT count(*) FROM local_speakers l WHERE method = 'human' AND NOT EXISTS
+            (SELECT 1 FROM standing_marks m WHERE m.asset_id = l.asset_id AND m.scope = 'speaker'
+              AND m.speaker_id IS NOT DISTINCT FROM l.speaker_id))""",
+    "members of a cluster of another space, or with half an offer": """
+        SELECT count(*) FROM cluster_members m JOIN voice_clusters c USING (cluster_id)
+        JOIN voice_clusters f ON f.cluster_id = m.found_in WHERE m.space_id NOT IN (c.space_id, f.space_id)
+        OR c.space_id <> f.space_id OR (m.speaker_id IS NULL) <> (m.score IS NULL)
+        OR (m.speaker_id IS NULL) <> (m.tau IS NULL)""",
     "segments without words and without a reason for it": """
         SELECT count(*) FROM segments WHERE (text = '') <> (text_skip_reason IS NOT NULL)""",
     "running units of runs that ended": """
@@ -36,6 +63,12 @@ _VOICE_CHECKS: dict[str, LiteralString] = {
     "voices that have both a vector and a skip reason, or neither": """
         SELECT count(*) FROM voices v LEFT JOIN {table} e USING (segment_id) WHERE v.space_id = {space}
         AND (e.segment_id IS NULL) <> (v.skip_reason IS NOT NULL)""",
+    "voices skipped for a reason that nobody knows": """
+        SELECT count(*) FROM voices WHERE space_id = {space} AND skip_reason <> ALL({reasons})""",
+    "vectors of times whose voice prints a person had deleted": """
+        SELECT count(*) FROM {table} WHERE segment_id IN ({forgotten})""",
+    "mean voices of local speakers that are not of unit length": """
+        SELECT count(*) FROM {local_voices} WHERE NOT abs({norm}(embedding) - 1) <= 0.001""",
 }
 _TEXT_CHECKS: dict[str, LiteralString] = {
     "worded segments of done assets outside every chunk": """
@@ -48,6 +81,7 @@ _TEXT_CHECKS: dict[str, LiteralString] = {
         WHERE c.space_id = {space} AND e.chunk_id IS NULL""",
 }
 _NORMS = "SELECT count(*) FROM {table} WHERE abs({norm}(embedding) - 1) > 0.001"
+_SKIP_REASONS = ("too_short", "silent", "overlapped", "not_finite", FORGOTTEN)
 
 
 def check_corpus(conn: psycopg.Connection[Any]) -> dict[str, int]:
@@ -59,15 +93,21 @@ def check_corpus(conn: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 def _check_space(conn: psycopg.Connection[Any], space: Space) -> dict[str, int]:
-    parts = {"space": sql.Literal(space.space_id), "table": sql.Identifier(space.table_name)}
-    norm = sql.SQL("vector_norm" if space.storage == "vector" else "l2_norm")
+    parts = {
+        "space": sql.Literal(space.space_id),
+        "table": sql.Identifier(space.table_name),
+        "local_voices": sql.Identifier(space.local_voices_table),
+        "norm": sql.SQL("vector_norm" if space.storage == "vector" else "l2_norm"),
+        "forgotten": sql.SQL(FORGOTTEN_SEGMENTS),
+        "reasons": sql.Literal(list(_SKIP_REASONS)),
+    }
     checks = {"voice": _VOICE_CHECKS, "text": _TEXT_CHECKS}.get(space.kind, {})
     found = {
         f"space {space.space_id}: {name}": _count(conn, sql.SQL(query).format(**parts))
         for name, query in checks.items()
     }
     found[f"space {space.space_id}: vectors that are not of unit length"] = _count(
-        conn, sql.SQL(_NORMS).format(norm=norm, **parts)
+        conn, sql.SQL(_NORMS).format(**parts)
     )
     return found
 

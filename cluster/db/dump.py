@@ -29,6 +29,8 @@ class Dump:
     vectors: Mapping[str, Mapping[Key, Vector]] = field(default_factory=dict)
 
 
+# A cluster is called after its first member.
+_FIRST: LiteralString = "min(encode(sha256, 'hex') || ' ' || local_speaker) OVER (PARTITION BY {})"
 # Section -> how many leading columns are the key, and the query.
 _FACTS: dict[str, tuple[int, LiteralString]] = {
     "source": (
@@ -60,13 +62,44 @@ _FACTS: dict[str, tuple[int, LiteralString]] = {
     ),
     "segment": (
         2,
-        "SELECT encode(sha256, 'hex') AS sha256, idx, start_ms, end_ms, local_speaker, text, words, text_skip_reason"
-        " FROM segments JOIN assets USING (asset_id)",
+        "SELECT encode(sha256, 'hex') AS sha256, idx, start_ms, end_ms, s.local_speaker, text, words,"
+        " text_skip_reason, g.local_speaker AS voice_group, l.segment_id IS NOT NULL AS is_labelled, p.name AS labelled"
+        " FROM segments s JOIN assets USING (asset_id) LEFT JOIN segment_groups g USING (segment_id)"
+        " LEFT JOIN segment_labels l USING (segment_id) LEFT JOIN speakers p ON p.speaker_id = l.speaker_id",
     ),
     "local speaker": (
         2,
-        "SELECT encode(sha256, 'hex') AS sha256, local_speaker, segments, speech_ms"
-        " FROM local_speakers JOIN assets USING (asset_id)",
+        "SELECT encode(sha256, 'hex') AS sha256, local_speaker, segments, speech_ms, is_ghost, is_grouped,"
+        " r.name AS speaker, method FROM local_speakers l JOIN assets USING (asset_id)"
+        " LEFT JOIN speakers p ON p.speaker_id = l.speaker_id LEFT JOIN speakers r ON r.speaker_id = p.root_id",
+    ),
+    "speaker": (
+        1,
+        "SELECT name, ARRAY(SELECT name FROM speakers m WHERE m.root_id = s.speaker_id AND m.speaker_id <> m.root_id"
+        "  ORDER BY name) AS merged FROM speakers s WHERE is_used AND merged_into IS NULL",
+    ),
+    "mark": (
+        6,
+        "SELECT encode(sha256, 'hex') AS sha256, start_ms, end_ms, scope, coalesce(p.name, ''), coalesce(part, -1),"
+        " count(*) AS times FROM standing_marks m JOIN assets USING (asset_id) LEFT JOIN speakers p USING (speaker_id)"
+        " GROUP BY 1, 2, 3, 4, 5, 6",
+    ),
+    "member": (
+        3,
+        "SELECT encode(sha256, 'hex') AS sha256, local_speaker, config_hash,"
+        f" {_FIRST.format('found_in')} AS found_with, {_FIRST.format('cluster_id')} AS together_with,"
+        " p.name AS offered FROM cluster_members m"
+        " JOIN assets USING (asset_id) JOIN spaces USING (space_id) LEFT JOIN speakers p USING (speaker_id)",
+    ),
+    "identification": (
+        2,
+        "SELECT encode(sha256, 'hex') AS sha256, local_speaker, config_hash, name, is_accepted FROM identifications"
+        " JOIN assets USING (asset_id) JOIN spaces USING (space_id) JOIN speakers USING (speaker_id)",
+    ),
+    "forgotten voice": (
+        3,
+        "SELECT encode(sha256, 'hex') AS sha256, start_ms, end_ms, count(*) AS times FROM forgotten_voices"
+        " JOIN assets USING (asset_id) GROUP BY 1, 2, 3",
     ),
     "voice": (
         3,
@@ -86,6 +119,9 @@ _VECTORS: dict[str, LiteralString] = {
     "text": "SELECT encode(sha256, 'hex'), idx, embedding FROM {table} JOIN chunks USING (chunk_id)"
     " JOIN assets USING (asset_id)",
 }
+_LOCAL: LiteralString = (
+    "SELECT encode(sha256, 'hex'), local_speaker, embedding FROM {table} JOIN assets USING (asset_id)"
+)
 _CACHE: LiteralString = "SELECT encode(audio_sha256, 'hex'), start_sample, end_sample, embedding FROM {table}"
 
 
@@ -97,13 +133,19 @@ def canonical_dump(conn: psycopg.Connection[Any]) -> Dump:
     with snapshot(conn):
         facts = {section: _read_facts(conn, keys, query) for section, (keys, query) in _FACTS.items()}
         hashes = dict(conn.execute("SELECT space_id, config_hash FROM spaces").fetchall())
-        vectors: dict[str, dict[Key, Vector]] = {"voice vector": {}, "text vector": {}, "cached voice": {}}
+        vectors: dict[str, dict[Key, Vector]] = {
+            "voice vector": {},
+            "text vector": {},
+            "cached voice": {},
+            "local voice": {},
+        }
         for space in list_spaces(conn):
             if space.kind not in _VECTORS:
                 continue
             named = hashes[space.space_id]
             vectors[f"{space.kind} vector"] |= _read_vectors(conn, _VECTORS[space.kind], space.table_name, named)
             if space.kind == "voice":
+                vectors["local voice"] |= _read_vectors(conn, _LOCAL, space.local_voices_table, named)
                 vectors["cached voice"] |= _read_vectors(conn, _CACHE, space.cache_table, named)
     return Dump(facts, vectors)
 

@@ -10,6 +10,8 @@ import psycopg
 from psycopg import sql
 
 from cluster.db.spaces import list_spaces
+from cluster.db.speakers.forget import mates_of, settle_others, speakers_named_in
+from cluster.db.speakers.state import lock_decisions
 
 _LOCK_KEY = 0x466F_7267_6574
 
@@ -56,14 +58,17 @@ def forget_asset(conn: psycopg.Connection[Any], asset_id: int) -> bool:
     """Delete all that was derived from the asset, in one transaction; False when it was forgotten already.
 
     A commit in progress is waited for; a later one finds no unit of its own and writes nothing. Cached voices
-    stay while another asset has the same sound, because they are that one's too.
+    stay while another asset has the same sound, because they are that one's too. What somebody said of its
+    voices goes with it, and so does what followed from that for others.
     """
     with conn.transaction():
+        lock_decisions(conn)
         # One after the other: of two assets with the same sound the last one takes the cached voices along.
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
         row = conn.execute("SELECT audio_sha256 FROM assets WHERE asset_id = %s FOR UPDATE", (asset_id,)).fetchone()
         if row is None:
             return False
+        speakers, mates = speakers_named_in(conn, [asset_id]), mates_of(conn, [asset_id])
         _drop_cached_voices(conn, asset_id, row[0])
         conn.execute(
             "DELETE FROM failures WHERE asset_id IS NULL AND uri IN (SELECT uri FROM sources WHERE asset_id = %s)",
@@ -71,6 +76,7 @@ def forget_asset(conn: psycopg.Connection[Any], asset_id: int) -> bool:
         )
         conn.execute("DELETE FROM crash_claims WHERE asset_id = %s", (asset_id,))
         conn.execute("DELETE FROM assets WHERE asset_id = %s", (asset_id,))
+        settle_others(conn, speakers, mates - {asset_id})
     return True
 
 

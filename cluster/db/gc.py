@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from cluster.db.spaces import OWNER, RETIRED, Space, list_spaces, space_names
+from cluster.db.speakers.state import lock_decisions, refresh
 from cluster.db.uses import take_unused
 
 BATCH_ROWS = 5_000
@@ -82,7 +83,16 @@ def drop_space(conn: psycopg.Connection[Any], space: Space) -> bool:
     batch = batch.format(sql.Identifier(table), sql.Identifier(key))
     while conn.execute(batch, (space.space_id, space.space_id, BATCH_ROWS)).rowcount:
         pass
-    conn.execute("DELETE FROM spaces WHERE space_id = %s", (space.space_id,))
+    with conn.transaction():
+        lock_decisions(conn)
+        # Clusters of its voices gave names, which go with it.
+        rows = conn.execute(
+            "SELECT asset_id FROM cluster_members WHERE space_id = %(id)s"
+            " UNION SELECT asset_id FROM identifications WHERE space_id = %(id)s",
+            {"id": space.space_id},
+        ).fetchall()
+        conn.execute("DELETE FROM spaces WHERE space_id = %s", (space.space_id,))
+        refresh(conn, [row[0] for row in rows])
     return True
 
 

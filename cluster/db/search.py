@@ -13,6 +13,7 @@ from psycopg import sql
 
 from cluster.db.connect import snapshot
 from cluster.db.spaces import Space
+from cluster.db.speakers.who import speakers_at
 
 RRF_K = 60
 CANDIDATES = 100
@@ -20,7 +21,7 @@ CANDIDATES = 100
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One chunk that answers: where, when, what, and why it was found."""
+    """One chunk that answers: where, when, what, and why it was found; `speaker` begins it, if that one has a name."""
 
     asset_id: int
     sha256: str
@@ -33,6 +34,7 @@ class Hit:
     vector_rank: int | None
     text_rank: int | None
     rerank_score: float | None = None
+    speaker: str | None = None
 
 
 class SpaceGoneError(Exception):
@@ -78,8 +80,12 @@ def _search(
     best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:limit]
     vector_ranks = {chunk_id: rank for rank, chunk_id in enumerate(near, 1)}
     text_ranks = {chunk_id: rank for rank, chunk_id in enumerate(worded, 1)}
-    rows = _read(conn, best)
-    return [Hit(*rows[i], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i)) for i in best if i in rows]
+    rows, names = _read(conn, best), _first_names(conn, best)
+    return [
+        Hit(*rows[i], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i), speaker=names.get(i))
+        for i in best
+        if i in rows
+    ]
 
 
 def _nearest(
@@ -126,3 +132,13 @@ def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, 
         (list(chunk_ids),),
     )
     return {row[0]: row[1:] for row in rows}
+
+
+def _first_names(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, str]:
+    rows = conn.execute(
+        "SELECT chunk_id, asset_id, first_segment FROM chunks WHERE chunk_id = ANY(%s)", (list(chunk_ids),)
+    )
+    places = {chunk_id: (asset_id, idx) for chunk_id, asset_id, idx in rows}
+    speakers = speakers_at(conn, sorted(set(places.values())))
+    found = {chunk_id: speakers.get(place) for chunk_id, place in places.items()}
+    return {chunk_id: who.shown for chunk_id, who in found.items() if who is not None and who.is_named}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, LiteralString
@@ -16,9 +16,9 @@ from psycopg import sql
 
 from cluster.conversation import Segment
 from cluster.db.ledger import read_segments
-from cluster.db.report import transcript_language
+from cluster.db.report import dicts, transcript_language
 from cluster.db.spaces import Space, active_space, get_space, list_spaces
-from cluster.db.turns import speaker_names
+from cluster.db.speakers.who import speakers_in
 from cluster.errors import UsageError
 from cluster.formats import Transcript
 from cluster.lanes import SPACE_OF_LANE
@@ -78,11 +78,27 @@ def read_transcript(conn: psycopg.Connection[Any], named: Named) -> Transcript |
         row[0],
         transcript_language(conn, named.asset_id),
         segments,
-        speaker_names(conn, [named.asset_id]).get(named.asset_id, {}),
+        speakers_in(conn, named.asset_id),
         named.sha256,
         row[1],
         row[2],
     )
+
+
+def readable_sources(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
+    """What the decoder needs to know of each source of the asset that is not gone."""
+    return dicts(
+        conn,
+        "SELECT s.uri, encode(a.sha256, 'hex') AS sha256, s.byte_size, s.mtime_ns, a.audio_stream, a.duration_ms"
+        " FROM assets a JOIN sources s USING (asset_id) WHERE asset_id = %(id)s AND gone_at IS NULL ORDER BY uri",
+        {"id": asset_id},
+    )
+
+
+def assets_with(conn: psycopg.Connection[Any], speaker_id: int) -> list[int]:
+    """The assets in which this person speaks."""
+    rows = conn.execute("SELECT DISTINCT asset_id FROM segment_speakers WHERE speaker_id = %s", (speaker_id,))
+    return sorted(row[0] for row in rows)
 
 
 def chosen_spaces(conn: psycopg.Connection[Any], asked: Sequence[int]) -> dict[str, Space]:
@@ -124,7 +140,7 @@ _VOICES: LiteralString = (
     "SELECT s.idx, v.skip_reason, e.embedding FROM segments s"
     " LEFT JOIN voices v ON v.segment_id = s.segment_id AND v.space_id = %(space)s"
     " LEFT JOIN {table} e ON e.segment_id = s.segment_id WHERE s.asset_id = %(asset)s"
-    " AND (%(all)s OR s.local_speaker IS NOT DISTINCT FROM %(speaker)s::int) ORDER BY s.idx"
+    " AND (%(idxs)s::int[] IS NULL OR s.idx = ANY(%(idxs)s)) ORDER BY s.idx"
 )
 _CHUNKS: LiteralString = (
     "SELECT idx, first_segment, last_segment, start_ms, end_ms, text, embedding FROM chunks"
@@ -133,14 +149,13 @@ _CHUNKS: LiteralString = (
 
 
 def read_voices(
-    conn: psycopg.Connection[Any], asset_id: int, space: Space, speakers: Sequence[int | None] | None = None
+    conn: psycopg.Connection[Any], asset_id: int, space: Space, idxs: Collection[int] | None = None
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """(idx, skip_reason, vector) of each segment, of one speaker if given, in batches.
+    """(idx, skip_reason, vector) of each segment, or of those of `idxs`, in batches.
 
     The vector is float32 of shape (dimension,) or None.
     """
-    chosen = {"all": speakers is None, "speaker": speakers[0] if speakers else None}
-    yield from _batches(conn, _VOICES, asset_id, space, chosen)
+    yield from _batches(conn, _VOICES, asset_id, space, {"idxs": None if idxs is None else sorted(idxs)})
 
 
 def read_chunks(conn: psycopg.Connection[Any], asset_id: int, space: Space) -> Iterator[list[tuple[Any, ...]]]:

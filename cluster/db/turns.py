@@ -30,25 +30,6 @@ def read_turns(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, i
     return [{"start_ms": start, "end_ms": end, "local_speaker": who} for start, end, who in rows] or None
 
 
-def speaker_names(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int, dict[int | None, str]]:
-    """Asset -> local speaker -> the name that a person gave; assets without names are left out."""
-    rows = conn.execute(
-        "SELECT DISTINCT asset_id, local_speaker, speaker FROM given_turns"
-        " WHERE asset_id = ANY(%s) AND speaker IS NOT NULL ORDER BY asset_id, local_speaker",
-        (list(asset_ids),),
-    )
-    found: dict[int, dict[int | None, str]] = {}
-    for asset_id, number, name in rows:
-        found.setdefault(asset_id, {})[number] = name
-    return found
-
-
-def with_names(conn: psycopg.Connection[Any], assets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of assets, each with the `names` of its local speakers."""
-    names = speaker_names(conn, [row["asset_id"] for row in assets])
-    return [{**row, "names": names.get(row["asset_id"], {})} for row in assets]
-
-
 def give_turns(
     conn: psycopg.Connection[Any], asset_id: int, turns: Sequence[NamedTurn], prints: Mapping[str, str]
 ) -> Outcome:

@@ -6,11 +6,11 @@ import csv
 import io
 
 from cluster.conversation import Segment
-from cluster.formats.model import Transcript, confidence
+from cluster.formats.model import Transcript, confidence, rounded
 
 COLUMNS = (
-    "asset", "sha256", "title", "channel", "idx", "start_ms", "end_ms", "local_speaker", "speaker", "text",
-    "confidence", "text_skip_reason",
+    "asset", "sha256", "title", "channel", "idx", "start_ms", "end_ms", "local_speaker", "speaker", "method",
+    "score", "text", "confidence", "text_skip_reason",
 )  # fmt: skip
 # What a spreadsheet may take for the beginning of a formula, and the mark itself, so that it can be taken off again.
 _MARKED = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - some spreadsheets take full-width forms for the same
@@ -30,10 +30,11 @@ def to_csv(transcript: Transcript) -> str:
 
 
 def _row(transcript: Transcript, segment: Segment) -> tuple[str | float | None, ...]:
+    who = transcript.who(segment)
     return (
         transcript.name, transcript.sha256, transcript.title, transcript.channel,
-        segment.idx, segment.start_ms, segment.end_ms, segment.local_speaker,
-        transcript.speaker_name(segment.local_speaker), segment.text, confidence(segment), segment.text_skip_reason,
+        segment.idx, segment.start_ms, segment.end_ms, who.local_speaker, who.shown, who.method, rounded(who.score),
+        segment.text, confidence(segment), segment.text_skip_reason,
     )  # fmt: skip
 
 

@@ -22,11 +22,11 @@ BREATH_MS = 400
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Lines on the screen from `start_ms` to `end_ms`, and who says them."""
+    """Lines on the screen from `start_ms` to `end_ms`, and the segment they are of."""
 
     start_ms: int
     end_ms: int
-    local_speaker: int | None
+    segment: Segment
     lines: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ def _segment_cues(segment: Segment) -> list[Cue]:
         spoken_until = min(max(word.end_ms for word in group), room_ms)
         wanted = max(spoken_until, min(start_ms + MIN_CUE_MS, room_ms))
         shown_until = max(start_ms + 1, min(wanted, start_ms + MAX_CUE_MS))
-        made.append(Cue(start_ms, shown_until, segment.local_speaker, tuple(_lines(group))))
+        made.append(Cue(start_ms, shown_until, segment, tuple(_lines(group))))
     return made
 
 

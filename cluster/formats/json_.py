@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster.conversation import Segment, speaker_counts
-from cluster.formats.model import Transcript, confidence
+from cluster.conversation import Segment
+from cluster.formats.model import Transcript, confidence, rounded
+from cluster.speakers.who import Who, tally
 
 
 def to_json(transcript: Transcript) -> str:
     """The whole transcript; `confidence` is the mean word probability, null without words."""
-    counts = speaker_counts(transcript.segments)
+    counts = tally(map(transcript.who, transcript.segments))
     content = {
         "name": transcript.name,
         "sha256": transcript.sha256,
@@ -20,7 +21,7 @@ def to_json(transcript: Transcript) -> str:
         "duration_ms": transcript.duration_ms,
         "language": transcript.language,
         "speakers": [
-            {"local_speaker": who, "name": transcript.speaker_name(who), "segments": count}
+            {"local_speaker": who.local_speaker, "name": who.shown, **_why(who), "segments": count}
             for who, count in counts.items()
         ],
         "segments": [_segment(transcript, segment) for segment in transcript.segments],
@@ -31,11 +32,18 @@ def to_json(transcript: Transcript) -> str:
 def _segment(transcript: Transcript, segment: Segment) -> dict[str, Any]:
     row = segment.to_row()
     words = row.pop("words")
+    who = transcript.who(segment)
     return {
         **row,
-        "speaker": transcript.speaker_name(segment.local_speaker),
+        "local_speaker": who.local_speaker,
+        "speaker": who.shown,
+        **_why(who),
         "confidence": confidence(segment),
         "words": [
             {**word, "text": word["text"].strip(), "probability": round(word["probability"], 4)} for word in words
         ],
     }
+
+
+def _why(who: Who) -> dict[str, Any]:
+    return {"method": who.method, "score": rounded(who.score)}

@@ -5,28 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.conversation import Segment, speaker_name
+from cluster.conversation import Segment
+from cluster.speakers.who import Who, tally
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One asset's segments, in order, with the names of its local speakers where known.
-
-    A local speaker without a name is called by letter, an unknown one `UNKNOWN`.
-    """
+    """One asset's segments, in order, and by idx who speaks in them; one that is missing there has no name."""
 
     name: str
     duration_ms: int | None
     language: str | None
     segments: Sequence[Segment]
-    names: Mapping[int | None, str] = field(default_factory=dict)
+    speakers: Mapping[int, Who] = field(default_factory=dict)
     sha256: str = ""
     title: str | None = None
     channel: str | None = None
 
-    def speaker_name(self, local_speaker: int | None) -> str:
-        """The display name of a local speaker, on one line and never empty."""
-        return speaker_name(local_speaker, self.names)
+    def who(self, segment: Segment) -> Who:
+        """Who speaks in the segment."""
+        return self.speakers.get(segment.idx) or Who(segment.local_speaker)
+
+    def speaker_name(self, segment: Segment) -> str:
+        """What its speaker is called, on one line and never empty: by name, else by letter, else `UNKNOWN`."""
+        return self.who(segment).shown
+
+    def by_speaker(self) -> dict[str, list[Segment]]:
+        """The segments of each name, in order."""
+        found: dict[str, list[Segment]] = {who.shown: [] for who in tally(map(self.who, self.segments))}
+        for segment in self.segments:
+            found[self.speaker_name(segment)].append(segment)
+        return found
 
 
 def confidence(segment: Segment) -> float | None:
@@ -34,6 +43,11 @@ def confidence(segment: Segment) -> float | None:
     if not segment.words:
         return None
     return round(sum(word.probability for word in segment.words) / len(segment.words), 4)
+
+
+def rounded(score: float | None) -> float | None:
+    """A score as people read it; single precision has no more digits to give."""
+    return None if score is None else round(score, 4)
 
 
 def clock(ms: int, fraction: str = "") -> str:

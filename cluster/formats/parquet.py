@@ -23,6 +23,8 @@ _SEGMENT = {
     "end_ms": pa.int32(),
     "local_speaker": pa.int16(),
     "speaker": pa.string(),
+    "method": pa.string(),
+    "score": pa.float32(),
     "text": pa.string(),
     "text_skip_reason": pa.string(),
     "confidence": pa.float32(),
@@ -67,12 +69,16 @@ def segments_table(
     """The segments as rows of `schema`; `voices` maps an idx to (skip reason, vector or None)."""
     rows = []
     for segment in segments:
+        who = transcript.who(segment)
         reason, vector = voices.get(segment.idx, (None, None))
         rows.append(
             {
                 **_asset(transcript),
                 **segment.to_row(),
-                "speaker": transcript.speaker_name(segment.local_speaker),
+                "local_speaker": who.local_speaker,
+                "speaker": who.shown,
+                "method": who.method,
+                "score": who.score,
                 "confidence": confidence(segment),
                 "voice_skip_reason": reason,
                 "voice_vector": vector,

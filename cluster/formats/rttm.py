@@ -71,7 +71,7 @@ def parse_rttm(lines: Iterable[str], place: str) -> Rttm:
 
 def _line(transcript: Transcript, segment: Segment) -> str:
     start, length = segment.start_ms / 1000, (segment.end_ms - segment.start_ms) / 1000
-    name = _token(transcript.speaker_name(segment.local_speaker))
+    name = _token(transcript.speaker_name(segment))
     return f"SPEAKER {file_id(transcript.name)} 1 {start:.3f} {length:.3f} <NA> <NA> {name} <NA> <NA>\n"
 
 

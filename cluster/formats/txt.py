@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from cluster.conversation import Segment
 from cluster.formats.model import Transcript, clock
 
@@ -13,21 +11,21 @@ LINE_MS = 60_000
 def to_txt(transcript: Transcript) -> str:
     """`[HH:MM:SS] Name: text`, a new line for a new speaker and after a minute of one speaker."""
     return "".join(
-        f"[{clock(group[0].start_ms)}] {transcript.speaker_name(group[0].local_speaker)}: "
+        f"[{clock(group[0].start_ms)}] {transcript.speaker_name(group[0])}: "
         f"{' '.join(segment.text for segment in group)}\n"
-        for group in _groups(segment for segment in transcript.segments if segment.text)
+        for group in _groups(transcript)
     )
 
 
-def _groups(segments: Iterable[Segment]) -> list[list[Segment]]:
+def _groups(transcript: Transcript) -> list[list[Segment]]:
     groups: list[list[Segment]] = []
-    for segment in segments:
-        if not groups or not _goes_on(groups[-1][0], segment):
+    for segment in (segment for segment in transcript.segments if segment.text):
+        if not groups or not _goes_on(transcript, groups[-1][0], segment):
             groups.append([])
         groups[-1].append(segment)
     return groups
 
 
-def _goes_on(first: Segment, segment: Segment) -> bool:
-    same = segment.local_speaker == first.local_speaker
+def _goes_on(transcript: Transcript, first: Segment, segment: Segment) -> bool:
+    same = transcript.speaker_name(segment) == transcript.speaker_name(first)
     return same and segment.end_ms - first.start_ms <= LINE_MS

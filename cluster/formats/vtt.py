@@ -14,6 +14,6 @@ def to_vtt(transcript: Transcript) -> str:
 
 
 def _block(transcript: Transcript, cue: Cue) -> str:
-    name = html.escape(transcript.speaker_name(cue.local_speaker), quote=False)
+    name = html.escape(transcript.speaker_name(cue.segment), quote=False)
     text = html.escape("\n".join(cue.lines), quote=False)
     return f"{clock(cue.start_ms, '.')} --> {clock(cue.end_ms, '.')}\n<v {name}>{text}</v>\n"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Channels, Collections, Config, Tags, asset_filter, corpus, print_json
+from jobs.cli.common import AsJson, Channels, Collections, Config, Tags, asset_filter, corpus, print_json, settings_from
 
 
 def export(
@@ -17,7 +17,9 @@ def export(
         list[str] | None,
         typer.Argument(metavar="ASSET", help="Source paths, their endings, or 8+ digits of the SHA-256."),
     ] = None,
-    formats: Annotated[str, typer.Option("--format", "-f", help="Some of srt,vtt,rttm,txt,json,csv,parquet.")] = "srt",
+    formats: Annotated[
+        str, typer.Option("--format", "-f", help="Some of srt,vtt,rttm,txt,json,csv,parquet,wav.")
+    ] = "srt",
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Folder for the files; none: print one format of one asset."),
@@ -33,6 +35,9 @@ def export(
         bool, typer.Option("--overwrite", help="With --beside-media: replace files that differ.")
     ] = False,
     by: Annotated[str | None, typer.Option("--by", help="speaker: one file per speaker.", show_default=False)] = None,
+    speaker: Annotated[
+        str | None, typer.Option("--speaker", help="Only what this person says, in every asset.", show_default=False)
+    ] = None,
     spaces: Annotated[
         list[int] | None, typer.Option("--space", help="Parquet: vectors of this space, not of the active one.")
     ] = None,
@@ -40,39 +45,75 @@ def export(
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Write transcripts as subtitles, speaker turns, text, JSON, CSV or Parquet."""
+    """Write transcripts as subtitles, speaker turns, text, JSON, CSV or Parquet; one person's clips as WAV."""
+    from contextlib import ExitStack
+
+    from cluster.db.speakers.names import known_speaker
     from cluster.errors import UsageError
-    from cluster.formats import FORMATS
-    from jobs.export import ExportOptions, transcript_of
+    from jobs.export import WAV, ExportOptions
 
     chosen = asset_filter(channels, tags, collections)
     asked = _formats(formats)
     _refuse_misfits(asked, output_dir, beside_media, overwrite, by)
+    _refuse_speaker_misfits(asked, output_dir, speaker, by)
     if every and (assets or chosen):
         raise UsageError("--all is every asset: leave out the names and filters, or --all")
-    with corpus(config) as conn:
-        named = _select(conn, assets or [], chosen, every)
+    with corpus(config) as conn, ExitStack() as stack:
+        person = None if speaker is None else known_speaker(conn, speaker)
+        named = _select(conn, assets or [], chosen, every, person)
         if output_dir is None and not beside_media:
-            if len(named) != 1 or by or dry_run or as_json:
-                what = f"{len(named)} assets need" if len(named) != 1 else "--by, --dry-run and --json need"
-                raise UsageError(f"{what} a folder for the files: add -o DIR, or --beside-media")
-            typer.echo(FORMATS[asked[0]](transcript_of(conn, named[0])), nl=False)
+            _print(conn, named, asked[0], alone=not (by or person or dry_run or as_json))
             return
-        options = ExportOptions(asked, output_dir, by == "speaker", overwrite, tuple(spaces or ()), dry_run)
+        clips = stack.enter_context(_clips(config)) if WAV in asked else None
+        options = ExportOptions(
+            asked, output_dir, by == "speaker", overwrite, tuple(spaces or ()), dry_run, person, clips
+        )
         _export(conn, named, options, bool(assets), as_json)
+
+
+def _print(conn: Any, named: Sequence[Any], kind: str, *, alone: bool) -> None:
+    from cluster.errors import UsageError
+    from cluster.formats import FORMATS
+    from jobs.export import transcript_of
+
+    if len(named) != 1 or not alone:
+        flags = "--by, --speaker, --dry-run and --json need"
+        what = f"{len(named)} assets need" if len(named) != 1 else flags
+        raise UsageError(f"{what} a folder for the files: add -o DIR, or --beside-media")
+    typer.echo(FORMATS[kind](transcript_of(conn, named[0])), nl=False)
 
 
 def _formats(text: str) -> list[str]:
     from cluster.errors import UsageError
     from cluster.formats import FORMATS
-    from jobs.export import PARQUET
+    from jobs.export import PARQUET, WAV
 
-    known = (*FORMATS, PARQUET)
+    known = (*FORMATS, PARQUET, WAV)
     asked = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in asked if name not in known]
     if unknown or not asked:
         raise UsageError(f"unknown format {', '.join(unknown) or text!r}: choose from {', '.join(known)}")
     return asked
+
+
+def _clips(config: Path | None) -> Any:
+    from contextlib import closing
+
+    from jobs.clips import Clips
+
+    return closing(Clips(settings_from(config)))
+
+
+def _refuse_speaker_misfits(asked: Sequence[str], output_dir: Path | None, speaker: str | None, by: str | None) -> None:
+    from cluster.errors import UsageError
+    from jobs.export import WAV
+
+    if speaker is not None and by is not None:
+        raise UsageError("--speaker writes the files of one speaker: leave out --by")
+    if WAV in asked and speaker is None:
+        raise UsageError("wav is the clips of one person: say whose with --speaker NAME")
+    if WAV in asked and output_dir is None:
+        raise UsageError("wav is many files: add -o DIR")
 
 
 def _refuse_misfits(
@@ -96,16 +137,18 @@ def _refuse_misfits(
         raise UsageError(f"{len(asked)} formats need a folder: add -o DIR")
 
 
-def _select(conn: Any, assets: Sequence[str], chosen: Any, every: bool) -> list[Any]:
+def _select(conn: Any, assets: Sequence[str], chosen: Any, every: bool, person: Any) -> list[Any]:
     from cluster.db.filter import matching
     from cluster.db.report import find_asset
-    from cluster.db.transcripts import name_assets
+    from cluster.db.transcripts import assets_with, name_assets
     from cluster.errors import UsageError
 
-    if not (assets or chosen or every):
-        raise UsageError("export what? Name assets, or choose with --channel, --tag, --collection or --all")
+    if not (assets or chosen or every or person):
+        raise UsageError("export what? Name assets, or choose with --channel, --tag, --collection, --speaker or --all")
     ids = [find_asset(conn, asset)["asset_id"] for asset in assets] if assets else None
     wanted = set(matching(conn, chosen, ids))
+    if person is not None:
+        wanted &= set(assets_with(conn, person.speaker_id))
     return [named for named in name_assets(conn) if named.asset_id in wanted]
 
 

@@ -118,5 +118,5 @@ def hit_lines(hits: list[Any]) -> list[str]:
         if hit.rerank_score is not None:
             why = f"{why}, reranked {hit.rerank_score:.3f}"
         lines.append(f"{short_uri(hit.uri)} {clock(hit.start_ms)}-{clock(hit.end_ms)} ({why})")
-        lines.append(f"  {hit.text}")
+        lines.append(f"  {hit.speaker}: {hit.text}" if hit.speaker else f"  {hit.text}")
     return lines

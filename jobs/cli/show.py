@@ -16,24 +16,27 @@ def show(
     config: Config = None,
 ) -> None:
     """What an asset is, how its lanes stand, who speaks when."""
-    from cluster.db import ledger, report
+    from cluster.db import report
     from cluster.db.info import said_of
-    from cluster.db.turns import with_names
+    from cluster.db.speakers.quality import skipped_voices
+    from cluster.db.speakers.who import with_voices
+    from cluster.db.transcripts import Named, read_transcript
+    from jobs.cli.status import plain
 
     with corpus(config) as conn:
         found = report.find_asset(conn, asset)
-        [row] = with_names(conn, report.assets_table(conn, [found["asset_id"]]))
-        segments = ledger.read_segments(conn, found["asset_id"])
-        row = {**row, **said_of(conn, [found["asset_id"]])[found["asset_id"]]}
+        asset_id = found["asset_id"]
+        [row] = with_voices(conn, report.assets_table(conn, [asset_id]))
+        transcript = read_transcript(conn, Named(asset_id, found["sha256"], row["name"]))
+        row = {**row, **said_of(conn, [asset_id])[asset_id], "skipped_voices": skipped_voices(conn, asset_id)}
     if as_json:
-        print_json({**row, "segments": segments})
+        print_json({**plain(row), "segments": segment_rows(transcript) if transcript else []})
         return
-    for line in asset_lines(row):
+    lines = transcript_lines(transcript) if transcript else []
+    for line in [*asset_lines(row), *lines[:limit]]:
         typer.echo(line)
-    for line in transcript_lines(segments[:limit], row["names"]):
-        typer.echo(line)
-    if limit is not None and len(segments) > limit:
-        typer.echo(f"... {len(segments) - limit} more segments")
+    if limit is not None and len(lines) > limit:
+        typer.echo(f"... {len(lines) - limit} more segments")
 
 
 def asset_lines(row: dict[str, Any]) -> list[str]:
@@ -48,16 +51,29 @@ def asset_lines(row: dict[str, Any]) -> list[str]:
         *(f"  {key}: {', '.join(values)}" for key in ("tags", "collections") if (values := row.get(key))),
         f"  {lanes}",
         f"  {what}",
+        *_skipped(row["skipped_voices"]),
     ]
 
 
-def transcript_lines(segments: list[dict[str, Any]], names: dict[int | None, str] | None = None) -> list[str]:
-    """`0:00:01.2-0:00:03.4 A: text`, one line a segment; `names` are those of local speakers."""
-    from cluster.conversation import speaker_name
+def _skipped(reasons: dict[str, int]) -> list[str]:
+    parts = [f"{count} {reason}" for reason, count in reasons.items()]
+    return [f"  segments without a voice print: {', '.join(parts)}"] if parts else []
 
-    lines = []
-    for segment in segments:
-        who = speaker_name(segment["local_speaker"], names or {})
-        text = segment["text"] or f"[{segment['text_skip_reason']}]"
-        lines.append(f"{clock(segment['start_ms'])}-{clock(segment['end_ms'])} {who}: {text}")
-    return lines
+
+def segment_rows(transcript: Any) -> list[dict[str, Any]]:
+    """The segments as JSON says them, each with its speaker and how that is known."""
+    rows = []
+    for segment in transcript.segments:
+        who = transcript.who(segment)
+        said = {"local_speaker": who.local_speaker, "speaker": who.shown, "method": who.method, "score": who.score}
+        rows.append({**segment.to_row(), **said, "is_ghost": who.is_ghost})
+    return rows
+
+
+def transcript_lines(transcript: Any) -> list[str]:
+    """`0:00:01.2-0:00:03.4 A: text`, one line a segment."""
+    return [
+        f"{clock(segment.start_ms)}-{clock(segment.end_ms)} {transcript.speaker_name(segment)}: "
+        f"{segment.text or f'[{segment.text_skip_reason}]'}"
+        for segment in transcript.segments
+    ]

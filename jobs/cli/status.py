@@ -159,14 +159,14 @@ def _slow(row: dict[str, Any]) -> str:
 def _corpus(conn: Any, settings: Any, limit: int, as_json: bool) -> None:
     from actors.lanes import fingerprints
     from cluster.db import progress, report, spaces
-    from cluster.db.turns import with_names
+    from cluster.db.speakers.who import with_voices
 
     totals, runs = report.totals(conn), report.runs_table(conn, 5)
     totals |= progress.source_counts(conn)
     lanes = progress.lane_table(conn, fingerprints(settings))
-    listed = with_names(conn, report.assets_table(conn, limit=limit))
+    listed = with_voices(conn, report.assets_table(conn, limit=limit))
     if as_json:
-        print_json({"totals": totals, "lanes": lanes, "runs": runs, "assets": listed})
+        print_json({"totals": totals, "lanes": lanes, "runs": runs, "assets": [plain(row) for row in listed]})
         return
     print_lines(corpus_lines(totals, lanes))
     for space in spaces.list_spaces(conn):
@@ -204,13 +204,21 @@ def print_assets(listed: list[dict[str, Any]]) -> None:
     print_table(["asset", "source", "length", "lanes", "segments"], [asset_row(row) for row in listed])
 
 
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row for JSON: its `speakers` are those of `voices`, each with its count of segments."""
+    from dataclasses import asdict
+
+    speakers = [{**asdict(who), "shown": who.shown, "segments": count} for who, count in row["voices"].items()]
+    return {**{name: value for name, value in row.items() if name != "voices"}, "speakers": speakers}
+
+
 def asset_row(row: dict[str, Any]) -> list[Any]:
     """One asset as table cells; failed or skipped ones say why."""
-    from cluster.conversation import describe_counts
+    from cluster.speakers.counts import describe
 
     what = row["reason"] or ""
-    if row["speakers"]:
-        what = describe_counts(dict(row["speakers"]), row.get("names"))
+    if row["voices"]:
+        what = describe(row["voices"])
     elif not what and (row["lanes"] or {}).get("speech") == "done":
         what = "no speech"
     return [row["sha256"][:8], source_cell(row), length_cell(row), lane_states(row["lanes"] or {}), what]
