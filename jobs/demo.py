@@ -108,6 +108,7 @@ def _next_steps(root: Path, data: Path) -> None:
     typer.echo(f"\ntry next:\n  export RUSHES_DATA_DIR={data}")
     for words in (
         'search "they call me a Yankee" -n 2',
+        f"speakers label Caller call.wav && {shown} speakers identify",
         f"ingest {root / 'media' / 'call.wav'} --num-speakers 2 && {shown} show call.wav",
         "export film-with-call.mp4 -f srt,vtt,rttm -o demo",
     ):

@@ -260,3 +260,15 @@ def test_people_are_listed_shown_and_the_unknown_offered(db: Any, db_url: str, p
     unknown = rushes("speakers", "unknown", url=db_url).stdout
     assert "every voice has a name" in unknown
     assert "1 ghost(s) left out" in unknown
+
+
+def test_who_is_forgotten_second_takes_only_their_own_along(db: Any) -> None:
+    ids = archive(db, {"a.wav": ["anna"], "b.wav": ["bob", "anna"]})
+    label(db, "Anna", [at(db, ids["a.wav"], 0), at(db, ids["b.wav"], 1)], ME)
+    label(db, "Bob", [at(db, ids["b.wav"], 0)], ME)
+    forget_speaker(db, "Anna")
+    rows = "SELECT asset_id, xmin FROM local_voices_1 WHERE asset_id = %s"
+    other = db.execute(rows, (ids["a.wav"],)).fetchall()
+    assert forget_speaker(db, "Bob") == Forgotten("Bob", (), 1, 1, 1, 1, 1)
+    assert db.execute(rows, (ids["a.wav"],)).fetchall() == other, "an asset that nobody locked was written"
+    assert sound(db)

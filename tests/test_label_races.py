@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import pytest
 
 from cluster.db.connect import open_connection
+from cluster.db.forget import forget_asset
 from cluster.db.spaces import active_space
-from cluster.db.speakers.actions import ConflictError, label, look, merge, undo
+from cluster.db.speakers.actions import ConflictError, label, look, merge, split, undo
 from cluster.db.speakers.clusters import read_points, write_clustering
 from cluster.db.speakers.events import last_event
+from cluster.db.speakers.forget import forget_speaker
 from cluster.db.speakers.identify import IdentifyOptions, identify
 from cluster.errors import RushesError, UsageError
 from tests.corpus_rows import new_run
@@ -74,6 +77,29 @@ def test_of_two_who_label_one_cluster_at_once_one_wins_and_the_other_hears_of_it
     assert state(db) == from_scratch(db)
     label(db, "Berta", [other], "second", seen=look(db, [other]))
     assert named(db)["b.wav"] == ["Berta"]
+
+
+def test_who_labels_a_voice_whose_person_was_forgotten_meanwhile_hears_of_it(db: Any) -> None:
+    ids = archive(db, {"a.wav": ["anna"]})
+    target = at(db, ids["a.wav"], 0)
+    label(db, "Anna", [target], "first")
+    seen = look(db, [target])
+    forget_speaker(db, "Anna")
+    with pytest.raises(ConflictError, match="a moment ago: it is unknown now; nothing was changed"):
+        label(db, "Berta", [target], "second", seen=seen)
+    assert named(db) == {"a.wav": [None]}
+
+
+def test_who_labels_or_splits_in_an_asset_that_was_forgotten_meanwhile_hears_of_it(db: Any) -> None:
+    ids = archive(db, {"a.wav": ["anna"], "b.wav": ["anna"]})
+    targets = [at(db, asset_id, 0) for asset_id in ids.values()]
+    label(db, "Anna", targets, ME)
+    forget_asset(db, ids["b.wav"])
+    before = everything(db)
+    for work in (lambda: label(db, "Berta", targets, ME), lambda: split(db, "Anna", "Berta", targets[1:], ME)):
+        with pytest.raises(RushesError, match="forgotten a moment ago; nothing was changed"):
+            work()
+        assert everything(db) == before
 
 
 def test_who_labels_the_same_name_at_once_agrees(db: Any, db_url: str) -> None:

@@ -87,3 +87,25 @@ def test_an_undo_of_what_is_undone_is_refused(db: Any) -> None:
         undo(db, event, ME)
     with pytest.raises(UsageError, match="nothing to undo"):
         undo(db, None, ME)
+
+
+@pytest.mark.parametrize(
+    ("again", "of_others"),
+    [
+        (["anna", "anna", "bob"], "Anna"),  # more of her speech than four fifths can be
+        (["anna", "bob"], "Anna"),
+        (["dora", "bob"], None),  # the voice under the label is another one now
+    ],
+)
+def test_a_cluster_follows_its_label_through_another_diarization_and_is_never_stale(
+    db: Any, again: list[str | None], of_others: str | None
+) -> None:
+    ids = archive(db, {f"{name}.wav": ["anna", "bob"] for name in "abc"})
+    put_in_cluster(db, [(asset_id, 0) for asset_id in ids.values()])
+    label(db, "Anna", [at(db, ids["a.wav"], 0)], ME)
+    commit_spoken(db, ids["a.wav"], *spoken(again))
+    assert named(db)["a.wav"][0] == "Anna"
+    assert [named(db)[name][0] for name in ("b.wav", "c.wav")] == [of_others] * 2
+    before = everything(db)
+    undo(db, label(db, "Carl", [at(db, ids["b.wav"], 1)], ME).event_id, ME)
+    assert everything(db) == before, "an unrelated decision, taken back, changes nothing"

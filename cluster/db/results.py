@@ -20,7 +20,7 @@ from cluster.db.local_voices import spans_of, without_forgotten, write_ghosts, w
 from cluster.db.register import add_failure
 from cluster.db.runs import pass_gate
 from cluster.db.spaces import Space
-from cluster.db.speakers.carry import remember, resettle
+from cluster.db.speakers.carry import lock_naming, remember, resettle
 from cluster.errors import FailureClass
 from cluster.faults import FaultPoint, reach
 from cluster.lanes import PARENT, SPACE_OF_LANE, children
@@ -42,6 +42,8 @@ def commit_row(
     units = {unit["lane"]: unit for unit in row["units"] or ()}
     with conn.transaction():
         reach(FaultPoint.COMMIT_BEGUN, row["uri"])
+        if _SPOKEN.intersection(units):
+            lock_naming(conn, row["asset_id"])
         # Before the gate: a commit that landed and whose answer was lost is done, stopped or not.
         state = _fence(conn, run_id, row["asset_id"], units)
         if state != "mine":
@@ -56,7 +58,7 @@ def commit_row(
             _WRITERS[lane](conn, row, spaces)
             reach(_WRITTEN[lane], row["uri"])
         if _SPOKEN.intersection(done):
-            resettle(conn, row["asset_id"], before)
+            resettle(conn, row["asset_id"], before, voiced="voices" in done)
         for lane in done:
             _finish(conn, row, units[lane], spaces.get(SPACE_OF_LANE.get(lane, "")))
         outcome = _record_failures(conn, run_id, row, units, failed, retry_base_s)

@@ -21,7 +21,7 @@ from cluster.db.speakers.names import (
     write_speakers,
 )
 from cluster.db.speakers.parts import follow_parts
-from cluster.db.speakers.state import lock_assets, lock_decisions, lock_reach, pieces_of, refresh, touch_speakers
+from cluster.db.speakers.state import decide_anew, lock_assets, lock_decisions, lock_reach, pieces_of, touch_speakers
 from cluster.errors import RushesError, UsageError
 from cluster.speakers.decide import speaks_most
 
@@ -78,7 +78,7 @@ def label(
     """
     with conn.transaction():
         lock_decisions(conn)
-        lock_assets(conn, events.targets_listed(targets))
+        _lock_targets(conn, targets)
         speaker, is_new = (None, False) if name is None else ensure_speaker(conn, name)
         person = None if speaker is None else root_of(conn, speaker)
         _check_seen(conn, seen, person)
@@ -102,7 +102,7 @@ def split(
     """
     with conn.transaction():
         lock_decisions(conn)
-        lock_assets(conn, events.targets_listed(targets))
+        _lock_targets(conn, targets)
         person = known_speaker(conn, name)
         speaker, is_new = ensure_speaker(conn, into)
         other = root_of(conn, speaker)
@@ -172,6 +172,12 @@ def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> De
     return Decision(done, None)
 
 
+def _lock_targets(conn: psycopg.Connection[Any], targets: Sequence[Target]) -> None:
+    ids = events.targets_listed(targets)
+    if lock_assets(conn, ids) != len(ids):
+        raise RushesError("an asset that was pointed at was forgotten a moment ago; nothing was changed")
+
+
 def _mark(
     conn: psycopg.Connection[Any], kind: str, author: str, targets: Sequence[Target], speaker: Speaker | None
 ) -> int:
@@ -196,8 +202,8 @@ def follow(conn: psycopg.Connection[Any], people: Iterable[int | None], asset_id
     # A commit that holds an asset waits for its speakers: those of others are not held before their assets are.
     lock_reach(conn, assets)
     write_speakers(conn, derived)
-    refresh(conn, assets)
-    touch_speakers(conn, changed | {root for one in anew for root in (one.root_id, one.was[0]) if root is not None})
+    touched = decide_anew(conn, assets) | changed
+    touch_speakers(conn, touched | {root for one in anew for root in (one.root_id, one.was[0]) if root is not None})
 
 
 def _voice(conn: psycopg.Connection[Any], target: Target) -> Voice:
@@ -220,9 +226,10 @@ def _check_seen(conn: psycopg.Connection[Any], seen: Seen | None, speaker: Speak
         now = _voice(conn, target)
         agreed = speaker is not None and now.speaker is not None and now.speaker.speaker_id == speaker.speaker_id
         if now != was and not agreed:
-            number, author = events.latest_by(conn)
+            latest = events.latest_by(conn)
+            by = "" if latest is None else f" (event {latest[0]} by {latest[1]})"
             who = now.speaker.name if now.speaker else "unknown"
             raise ConflictError(
-                f"somebody else decided about this voice a moment ago (event {number} by {author}): it is {who} now;"
+                f"somebody else decided about this voice a moment ago{by}: it is {who} now;"
                 " nothing was changed, look again and repeat if you still want to"
             )

@@ -48,9 +48,8 @@ def forget_speaker(conn: psycopg.Connection[Any], name: str, *, dry_run: bool = 
         family = family_of(conn, [person.speaker_id])
         rows = conn.execute("SELECT name FROM speakers WHERE speaker_id = ANY(%s) ORDER BY name", (family,))
         names = [row[0] for row in rows]
-        ids = _assets_of(conn, family)
-        lock_assets(conn, ids)
-        segments = _mark_forgotten(conn, person.speaker_id)
+        ids = _lock_assets_of(conn, family)
+        segments = _mark_forgotten(conn, person.speaker_id, ids)
         spaces = [space for space in list_spaces(conn) if space.kind == "voice"]
         others = _speakers_of(conn, ids) | _speakers_beside(conn, family)
         cached = sum(_drop_cached(conn, space, ids) for space in spaces)
@@ -74,8 +73,8 @@ def speakers_named_in(conn: psycopg.Connection[Any], asset_ids: Collection[int])
 def mates_of(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
     """The assets that share a cluster with one of these, and these themselves."""
     rows = conn.execute(
-        "SELECT DISTINCT o.asset_id FROM cluster_members m JOIN cluster_members o ON o.cluster_id = m.cluster_id"
-        " OR o.found_in = m.found_in WHERE m.asset_id = ANY(%s)",
+        "SELECT DISTINCT asset_id FROM cluster_members WHERE found_in IN"
+        " (SELECT found_in FROM cluster_members WHERE asset_id = ANY(%s))",
         (sorted(asset_ids),),
     )
     return {*asset_ids, *(row[0] for row in rows)}
@@ -120,6 +119,15 @@ def settle_others(conn: psycopg.Connection[Any], speakers: Collection[int], asse
     )
 
 
+def _lock_assets_of(conn: psycopg.Connection[Any], family: Sequence[int]) -> list[int]:
+    ids: list[int] = []
+    # A commit that was waited for may have told that another asset has the same sound.
+    while (found := _assets_of(conn, family)) != ids:
+        ids = found
+        lock_assets(conn, ids)
+    return ids
+
+
 def _assets_of(conn: psycopg.Connection[Any], family: Sequence[int]) -> list[int]:
     """Where the person speaks or may, those of the same sound, and those that share a cluster with any."""
     ids = assets_naming(conn, family) | _speaking(conn, family)
@@ -136,10 +144,11 @@ def _speaking(conn: psycopg.Connection[Any], family: Sequence[int]) -> set[int]:
 
 # The same sound at another place is the same voice.
 _TIMES: LiteralString = """
+WITH heard AS (SELECT asset_id, start_ms, end_ms FROM segment_speakers
+  WHERE speaker_id = %(person)s AND end_ms > start_ms)
 INSERT INTO forgotten_voices (asset_id, start_ms, end_ms)
-SELECT DISTINCT o.asset_id, v.start_ms, v.end_ms FROM segment_speakers v JOIN assets a USING (asset_id)
-JOIN assets o ON o.asset_id = a.asset_id OR o.audio_sha256 = a.audio_sha256
-WHERE v.speaker_id = %(person)s AND v.end_ms > v.start_ms
+SELECT asset_id, start_ms, end_ms FROM heard
+UNION SELECT o.asset_id, start_ms, end_ms FROM heard JOIN assets a USING (asset_id) JOIN assets o USING (audio_sha256)
 """
 # Segments of which forgotten times cover half or more.
 FORGOTTEN_SEGMENTS: LiteralString = """
@@ -150,10 +159,16 @@ SELECT segment_id FROM segments s WHERE 2 * (SELECT coalesce(sum(upper(r) - lowe
 """
 
 
-def _mark_forgotten(conn: psycopg.Connection[Any], person: int) -> list[int]:
-    """Keep the times as forgotten; returns the segments that lie in forgotten times."""
+def _mark_forgotten(conn: psycopg.Connection[Any], person: int, asset_ids: Sequence[int]) -> list[int]:
+    """Keep the times as forgotten; returns the segments that lie in forgotten times now, and did not before."""
+    before = _forgotten_in(conn, asset_ids)
     conn.execute(_TIMES, {"person": person})
-    return [row[0] for row in conn.execute(FORGOTTEN_SEGMENTS)]
+    return sorted(_forgotten_in(conn, asset_ids) - before)
+
+
+def _forgotten_in(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
+    rows = conn.execute(FORGOTTEN_SEGMENTS + " AND asset_id = ANY(%s)", (list(asset_ids),))
+    return {row[0] for row in rows}
 
 
 def _speakers_of(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:

@@ -30,18 +30,31 @@ def lock_decisions(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
 
 
+def have_decisions_locked(conn: psycopg.Connection[Any]) -> bool:
+    """Whether the lock on decisions is held or was free, so that it is held now; nobody is waited for.
+
+    Who holds it waits for assets, so a commit that has one must not wait for it. A name given in the moment
+    between is decided anew by the next decision there.
+    """
+    return conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK_KEY,)).fetchone() == (True,)
+
+
 def refresh(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> None:
     """Decide anew who speaks in these assets, and in those that share a cluster with them.
 
     The caller holds the lock on decisions. Reads the vectors of cluster members, writes no vector.
     """
+    touch_speakers(conn, decide_anew(conn, asset_ids))
+
+
+def decide_anew(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
+    """`refresh` without forgetting mean voices; returns the speakers to touch, which lock last and all at once."""
     ids = set(asset_ids)
     clusters = lock_reach(conn, ids)
     touched = settle(conn, ids)
     offered = propose(conn, clusters)
     touched |= settle(conn, offered - ids) if offered else set()
-    touched |= settle(conn, ids & offered)
-    touch_speakers(conn, touched)
+    return touched | settle(conn, ids & offered)
 
 
 def lock_reach(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
@@ -51,11 +64,11 @@ def lock_reach(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set
     return clusters
 
 
-def lock_assets(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> None:
-    """Let no commit change these assets until the transaction ends."""
-    conn.execute(
+def lock_assets(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> int:
+    """Let no commit change these assets until the transaction ends; returns how many of them there are."""
+    return conn.execute(
         "SELECT 1 FROM assets WHERE asset_id = ANY(%s) ORDER BY asset_id FOR NO KEY UPDATE", (sorted(set(asset_ids)),)
-    )
+    ).rowcount
 
 
 def settle(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
