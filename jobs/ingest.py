@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.lanes import cache_dir, fingerprints, space_identities
 from cluster.db import ledger, rates, report, runs, spaces, uses
-from cluster.db.connect import Database, database_errors, find_database
+from cluster.db.connect import Database, database_errors, find_database, refuse_embedded_elsewhere
 from cluster.db.filter import matching
 from cluster.db.migrate import migrate, pending
 from cluster.db.patience import DatabaseAwayError, Session
@@ -59,16 +59,9 @@ def open_database(settings: Settings, wait_s: float = 0.0) -> Database:
 def ingest(settings: Settings, options: IngestOptions, reporter: Reporter) -> Summary:
     """Register, run what is pending, reconcile. Raises `RushesError` for what a person can mend."""
     database = open_database(settings, settings.database_wait_s)
-    _refuse_embedded_elsewhere(database, options.address)
+    refuse_embedded_elsewhere(database, options.address)
     with database_errors(), ExitStack() as stack:
         return _Ingest(database, settings, options, reporter, stack).run()
-
-
-def _refuse_embedded_elsewhere(database: Database, address: str | None) -> None:
-    if address is not None and database.embedded:
-        raise RushesError(
-            "the embedded database serves one node only: set RUSHES_DATABASE_URL to run on a cluster (--address)"
-        )
 
 
 class _Ingest:

@@ -77,6 +77,14 @@ def find_database(settings: Settings) -> Database:
     return Database(start_embedded(settings.data_dir / "postgres"), embedded=True)
 
 
+def refuse_embedded_elsewhere(database: Database, address: str | None) -> None:
+    """Raise `RushesError` where other nodes cannot reach the database."""
+    if address is not None and database.embedded:
+        raise RushesError(
+            "the embedded database serves one node only: set RUSHES_DATABASE_URL to run on a cluster (--address)"
+        )
+
+
 def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     """Connect, bound how long a vanished peer stays unnoticed, and register vector types where they exist.
 

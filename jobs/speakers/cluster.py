@@ -5,25 +5,25 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from cluster.db import runs
-from cluster.db.connect import database_errors
+from cluster.db.connect import database_errors, refuse_embedded_elsewhere
 from cluster.db.filter import AssetFilter
 from cluster.db.patience import Session
 from cluster.db.spaces import Space, count_vectors
 from cluster.db.speakers.clusters import Clustered, Points, read_points, summed, without_voices, write_clustering
 from cluster.db.speakers.propagate import thresholds_of
-from cluster.errors import RushesError, first_line
+from cluster.errors import RushesError
 from cluster.settings import Settings
 from cluster.speakers.clusters import Labels, cluster_voices
 from cluster.speakers.local_voices import LEAST_CLEAN_MS
 from jobs.ingest import open_database
 from jobs.speakers.identify import chosen_assets, voice_space
-from jobs.speakers.remote import refuse_embedded_elsewhere, run_at
+from jobs.speakers.recorded import recorded
+from jobs.speakers.remote import run_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +53,22 @@ def cluster_job(
 
 
 def _cluster(url: str, wait_s: float, ids: list[int] | None, run_id: UUID | None) -> ClusterResult:
-    held: list[UUID] = []
-
-    def hold(conn: Any) -> None:
-        for one in held:
-            runs.hold_run(conn, one)
-
-    with closing(Session(url, wait_s, on_connect=hold)) as session:
-        space, points, lacking = session.run(lambda conn: _read(conn, ids))
+    def work(session: Session, found: tuple[Space, Points, int]) -> ClusterResult:
+        space, points, lacking = found
+        labels, cpu_s = _grouped(space, points)
         if run_id is None:
-            labels, cpu_s = _grouped(space, points)
             return ClusterResult(summed(points, labels), lacking, cpu_s)
-        session.run(runs.recover_dead_runs)
-        session.run(lambda conn: runs.start_run(conn, run_id, "cluster", _config(space, ids)))
-        held.append(run_id)
-        try:
-            labels, cpu_s = _grouped(space, points)
-            written = session.run(lambda conn: write_clustering(conn, space, points, labels, run_id))
-        except BaseException as error:
-            with suppress(Exception):
-                notes = {"notes": [f"error: {first_line(error)}"]}
-                session.run(lambda conn: runs.finish_run(conn, run_id, "failed", notes))
-            raise
-        result = ClusterResult(written, lacking, cpu_s, str(run_id))
-        session.run(lambda conn: runs.finish_run(conn, run_id, "done", result.to_dict()))
-        return result
+        written = session.run(lambda conn: write_clustering(conn, space, points, labels, run_id))
+        return ClusterResult(written, lacking, cpu_s, str(run_id))
+
+    return recorded(url, wait_s, run_id, "cluster", lambda conn: _read(conn, ids), work, ClusterResult.to_dict)
 
 
-def _read(conn: Any, ids: list[int] | None) -> tuple[Space, Points, int]:
+def _read(conn: Any, ids: list[int] | None) -> tuple[tuple[Space, Points, int], dict[str, Any]]:
     space = voice_space(conn)
     points, lacking = read_points(conn, space, ids), without_voices(conn, space, ids)
     if len(points.keys):
-        return space, points, lacking
+        return (space, points, lacking), _config(space, ids)
     if lacking:
         raise RushesError(f"no voices are stored of {lacking} asset(s): run `rushes ingest --lanes voices` first")
     if not count_vectors(conn, space):

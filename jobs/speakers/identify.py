@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from cluster.db import runs
-from cluster.db.connect import database_errors
+from cluster.db.connect import database_errors, refuse_embedded_elsewhere
 from cluster.db.filter import AssetFilter, matching
 from cluster.db.patience import Session
 from cluster.db.report import find_asset
 from cluster.db.spaces import Space, active_space
-from cluster.db.speakers.identify import Identified, IdentifyOptions, identify
+from cluster.db.speakers.identify import Identified, IdentifyOptions
 from cluster.errors import RushesError
 from cluster.settings import Settings
 from jobs.ingest import open_database
-from jobs.speakers.recognise import alone
-from jobs.speakers.remote import refuse_embedded_elsewhere, run_at
+from jobs.speakers.recognise import identify_alone
+from jobs.speakers.recorded import recorded
+from jobs.speakers.remote import run_at
 
 
 def voice_space(conn: Any) -> Space:
@@ -48,33 +48,19 @@ def identify_job(
         ids = session.run(lambda conn: chosen_assets(conn, names, chosen))
         options = IdentifyOptions(ids, again, dry_run)
         run_id = None if dry_run else uuid.uuid4()
-        if run_id is not None:
-            session.run(runs.recover_dead_runs)
         found = run_at(address, _recognise, database.url, settings.database_wait_s, options, run_id)
     return found, None if run_id is None else str(run_id)
 
 
 def _recognise(url: str, wait_s: float, options: IdentifyOptions, run_id: UUID | None) -> Identified:
-    with closing(Session(url, wait_s)) as session:
-        return session.run(lambda conn: _recorded(conn, options, run_id))
+    def look(conn: Any) -> tuple[Space, dict[str, Any]]:
+        space, ids = voice_space(conn), options.asset_ids
+        return space, {"space_id": space.space_id, "again": options.again, "assets": None if ids is None else len(ids)}
 
+    def work(session: Session, space: Space) -> Identified:
+        return session.run(lambda conn: identify_alone(conn, space, options, run_id))
 
-def _recorded(conn: Any, options: IdentifyOptions, run_id: UUID | None) -> Identified:
-    space = voice_space(conn)
-    with alone(conn):
-        if run_id is None:
-            return identify(conn, space, options, None)
-        ids = options.asset_ids
-        config = {"space_id": space.space_id, "again": options.again, "assets": None if ids is None else len(ids)}
-        runs.start_run(conn, run_id, "identify", config)
-        try:
-            found = identify(conn, space, options, run_id)
-        except BaseException as error:
-            with suppress(Exception):
-                runs.finish_run(conn, run_id, "failed", {"notes": [f"error: {error}"]})
-            raise
-        runs.finish_run(conn, run_id, "done", summary_of(found))
-        return found
+    return recorded(url, wait_s, run_id, "identify", look, work, summary_of)
 
 
 def summary_of(found: Identified) -> dict[str, Any]:

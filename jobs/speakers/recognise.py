@@ -42,13 +42,14 @@ def waiting_assets(session: Session, space: Space) -> list[int]:
 def recognise(session: Session, space: Space, asset_ids: list[int], run_id: UUID) -> tuple[int, str]:
     """How many voices of these assets were recognised, and that in words; a failure is words too."""
     try:
-        found = session.run(lambda conn: _alone(conn, space, IdentifyOptions(asset_ids), run_id))
+        found = session.run(lambda conn: identify_alone(conn, space, IdentifyOptions(asset_ids), run_id))
     except Exception as error:
         logger.info("recognition failed", exc_info=True)
         return 0, f"no voice was recognised: {first_line(error)}; `rushes speakers identify` tries again"
     return found.named, f"{found.named} of {found.asked} unknown voice(s) recognised"
 
 
-def _alone(conn: Any, space: Space, options: IdentifyOptions, run_id: UUID) -> Identified:
+def identify_alone(conn: Any, space: Space, options: IdentifyOptions, run_id: UUID | None) -> Identified:
+    """`identify` while nobody else does; `RushesError` when somebody does."""
     with alone(conn):
         return identify(conn, space, options, run_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cluster.db.connect import Database
 from cluster.errors import RushesError
 
 T = TypeVar("T")
@@ -27,11 +26,3 @@ def run_at(address: str | None, function: Callable[..., T], *values: Any) -> T:
             return ray.get(ray.remote(num_cpus=1, max_retries=0)(function).remote(*values))
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, RushesError) else error from error
-
-
-def refuse_embedded_elsewhere(database: Database, address: str | None) -> None:
-    """Raise `RushesError` where other nodes cannot reach the database."""
-    if address is not None and database.embedded:
-        raise RushesError(
-            "the embedded database serves one node only: set RUSHES_DATABASE_URL to run on a cluster (--address)"
-        )
