@@ -9,7 +9,8 @@ of the strangers, all of them cut to so many seconds. Three scorers see the same
 
 - `ours`: the mean of the best three cosines, and a margin of 0.05 to the next person;
 - `average_distance`: the mean over all of a person's voices;
-- `vote`: the person with most of the seven nearest voices, by the sum of their cosines over seven.
+- `vote_1`, `vote_3`, `vote_7`: the person with most of so many nearest voices, by the sum of their cosines over
+  that number. With one voice each, or fewer than the number, many of the votes are strangers': compare the best.
 
 The people are halved by each trial's seed: the threshold that 1 % or 5 % of strangers reach is read from one half
 and tried on the other. DIR is the share of the queries of known people that get the right name, FPIR the share of
@@ -22,6 +23,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ ENROLLED = ((1, 1), (3, 3), (1, 5))
 GALLERIES = (3, 5, 10, 20)
 SECONDS = (1.0, 1.5, 2.0, 3.0, None)
 FPIRS = (0.01, 0.05)
-NEIGHBOURS = 7
+NEIGHBOURS = (1, 3, 7)
 SHARED = Path(__file__).parents[2] / "shared" / "media" / "speakers"
 
 Numbers = NDArray[np.float64]
@@ -114,21 +116,25 @@ def average_distance(gallery: Vectors, owners: Sequence[int], queries: Vectors) 
     return Answers(np.unique(of)[scores.argmax(axis=0)], scores.max(axis=0).astype(np.float64))
 
 
-def vote(gallery: Vectors, owners: Sequence[int], queries: Vectors) -> Answers:
+def vote(gallery: Vectors, owners: Sequence[int], queries: Vectors, *, neighbours: int) -> Answers:
     """The person with most of the nearest voices."""
     of, cosines = np.asarray(owners), (queries @ gallery.T).astype(np.float64)
     who, score = [], []
     for row in cosines:
-        near = np.argsort(-row)[:NEIGHBOURS]
+        near = np.argsort(-row)[:neighbours]
         votes = np.bincount(of[near], minlength=of.max() + 1)
         sums = np.bincount(of[near], row[near], minlength=of.max() + 1)
         best = int(np.lexsort((sums, votes))[-1])
         who.append(best)
-        score.append(sums[best] / NEIGHBOURS)
+        score.append(sums[best] / neighbours)
     return Answers(np.asarray(who), np.asarray(score))
 
 
-SCORERS: dict[str, Callable[..., Answers]] = {"ours": ours, "average_distance": average_distance, "vote": vote}
+SCORERS: dict[str, Callable[..., Answers]] = {
+    "ours": ours,
+    "average_distance": average_distance,
+    **{f"vote_{number}": partial(vote, neighbours=number) for number in NEIGHBOURS},
+}
 
 
 def rates(answers: Answers, truth: NDArray[np.int64], tau: float) -> tuple[float, float]:
@@ -272,8 +278,10 @@ def measure(corpus: Corpus) -> dict[str, Any]:
         "shipped_dir_whole_recordings": at_least(0.85, min(one["dir"]["mean"] for one in usual)),
     }
     if uneven:
-        ahead = min(_dir(one, "ours") - _dir(one, "vote") for one in uneven)
-        targets["dir_ahead_of_vote_uneven_galleries"] = at_least(0.3, round(ahead, 4))
+        ahead = min(_dir(one, "ours") - max(_dir(one, name) for name in SCORERS) for one in uneven)
+        targets["dir_beside_the_best_uneven_galleries"] = at_least(-0.02, round(ahead, 4))
+        strangers = max(one["ours"]["at_fpir_0.01"]["fpir"]["mean"] for one in uneven)
+        targets["fpir_tuned_on_other_people"] = at_most(0.05, strangers)
     return {
         "model": "bundled (GE2E, 256-d)",
         "people": len(corpus.rows),

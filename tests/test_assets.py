@@ -72,6 +72,7 @@ def everything_about_people(db, asset_id):
                (asset_id,))  # fmt: skip
     db.execute("INSERT INTO identifications SELECT %s, 1, 1, max(speaker_id), 0.9, 0.1, 0.8, true FROM speakers",
                (asset_id,))  # fmt: skip
+    db.execute("INSERT INTO recognised_from SELECT run_id, max(speaker_id), 1 FROM runs, speakers GROUP BY 1 LIMIT 1")
     db.execute("INSERT INTO forgotten_voices VALUES (%s, 0, 900)", (asset_id,))
     db.execute("INSERT INTO local_voices_1 SELECT %s, 0, 900, embedding FROM voice_vectors_1 LIMIT 1", (asset_id,))
     db.execute("INSERT INTO speaker_means_1 SELECT max(speaker_id), 1, array_fill(0.1, ARRAY[8])::vector FROM speakers")

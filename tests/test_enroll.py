@@ -115,18 +115,20 @@ def test_enrolment_takes_files_in_once_checks_them_all_and_names_them_together(
     db: Any, db_url: str, tmp_path: Path
 ) -> None:
     settings = settings_for(db_url)
-    samples = prepare(settings, files(0, 0, 1, 2), QUIET)
+    samples = prepare(settings, "Anna", files(0, 0, 1, 2), QUIET)
     assert [Path(one.uri).name for one in samples] == [Path(name).name for name in files(0, 0, 1, 2)]
     assert min(one.score or 0 for one in samples) > 0.8
     assert min(one.clean_ms for one in samples) >= 1_500
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MediaChild, "decode", lambda *_: pytest.fail("decoded again"))
-        assert prepare(settings, files(0, 0, 1, 2), QUIET) == samples
+        assert prepare(settings, "Anna", files(0, 0, 1, 2), QUIET) == samples
         done = rushes("speakers", "enroll", "Margaret", *files(0, 0, 1), "--json", url=db_url, RUSHES_RUNNER="inline")
     assert done.returncode == 0, done.stderr
     assert db.execute("SELECT kind FROM speaker_events").fetchall() == [("enroll",)]
     methods = db.execute("SELECT method, count(*) FROM local_speakers GROUP BY 1 ORDER BY 1").fetchall()
     assert methods == [("human", 2), (None, 1)]
+    with pytest.raises(RushesError, match=r"against the others and the 2 voice\(s\) that margaret has: .* 0\.\d\d"):
+        prepare(settings, "margaret", files(1, 0), QUIET)
 
 
 @speakers
@@ -147,9 +149,9 @@ def test_enrolment_refuses_what_is_not_one_person_speaking_and_names_nobody(
     }
     for name, message in refused.items():
         with pytest.raises(RushesError, match=message):
-            prepare(settings_for(db_url), [one, name], QUIET)
+            prepare(settings_for(db_url), "Anna", [one, name], QUIET)
     with pytest.raises(UsageError, match="does not exist"):
-        prepare(settings_for(db_url), [str(tmp_path / "none.wav")], QUIET)
+        prepare(settings_for(db_url), "Anna", [str(tmp_path / "none.wav")], QUIET)
     assert db.execute("SELECT count(*) FROM speaker_events").fetchone() == (0,)
     assert not any(name for who in named(db).values() for name in who)
 

@@ -178,7 +178,7 @@ def test_without_a_time_there_is_one_voice_or_a_list_of_them(db: Any) -> None:
         point_at_cluster(db, 7)
 
 
-@pytest.mark.parametrize("name", ["", " \n\t", "UNKNOWN", "unknown", "x" * 10_000, "\0", "\u200b"])
+@pytest.mark.parametrize("name", ["", " \n\t", "UNKNOWN", "unknown", "A", "b", "x" * 10_000, "\0", "\u200b"])
 def test_what_is_no_name_is_refused_in_one_short_line(db: Any, name: str) -> None:
     ids = archive(db, {"a.wav": ["anna"]})
     with pytest.raises(UsageError, match="is no name of a person: give 1 to 200 characters") as refused:
@@ -220,8 +220,8 @@ def test_mistakes_change_nothing_and_say_the_way_out(db: Any) -> None:
         (lambda: merge(db, "Bobb", "Bob", ME), r"nobody is called 'Bobb'; did you mean Bob\?"),
         (lambda: rename(db, "Bob", "Bob", ME), "Bob has this name already"),
         (lambda: split(db, "Bob", "anna", [places["b.wav"]], ME), "Bob cannot be split into Anna"),
-        (lambda: split(db, "Bob", "Carla", [places["c.wav"]], ME), "the voice at 0.0 s is nobody known, not Bob"),
-        (lambda: split(db, "Bob", "C", [places["a.wav"], places["b.wav"]], ME), "without a labelled voice"),
+        (lambda: split(db, "Bob", "Carla", [places["c.wav"]], ME), "the voice at 0.0 s of .*c.wav is nobody known"),
+        (lambda: split(db, "Bob", "Carl", [places["a.wav"], places["b.wav"]], ME), "without a labelled voice"),
         (lambda: undo(db, 999, ME), "there is no event 999"),
     ]
     for mistake, message in mistakes:

@@ -100,7 +100,7 @@ class World:
         return undo(self.conn, self.dice.choice(log), ME).event_id if log else None
 
     def identify(self) -> None:
-        identify(self.conn, self.space, IdentifyOptions(again=self.dice.random() < 0.5), None)
+        identify(self.conn, self.space, IdentifyOptions(again=self.dice.random() < 0.5), new_run(self.conn))
 
     def cluster(self) -> None:
         """By who really speaks, with one voice of an asset in a cluster, and no cluster of one."""

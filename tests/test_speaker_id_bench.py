@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import speaker_id
-from benchmarks.speaker_id import Answers, Corpus, average_distance, draw, loudest, ours, rates, reached_by, vote
+from benchmarks.speaker_id import Answers, Corpus, draw, loudest, rates, reached_by
 from tests.people import voice_of
 
 
@@ -27,7 +27,7 @@ def test_queries_are_never_recordings_of_the_gallery() -> None:
     assert draw(corpus(8, 6), sorted(corpus(8, 6).rows), 8, (1, 1), np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("scorer", [ours, average_distance, vote])
+@pytest.mark.parametrize("scorer", speaker_id.SCORERS.values())
 def test_every_scorer_finds_people_with_equally_many_voices(scorer: Any) -> None:
     made = corpus(10, 6)
     drawn = draw(made, sorted(made.rows), 4, (3, 3), np.random.default_rng(0))
@@ -53,6 +53,14 @@ def test_the_benchmark_says_something_of_every_size_that_has_people_enough(monke
     assert {one["gallery"] for one in found["tuned_on_other_people"]} == {3, 5}
     assert all(one["dir"]["mean"] == 1.0 for one in found["shipped"])
     assert found["targets"]["shipped_fpir_whole_recordings"]["met"]
+
+
+def test_a_scorer_that_is_behind_any_other_misses_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_id, "TRIALS", 3)
+    monkeypatch.setattr(speaker_id, "SECONDS", (None,))
+    blind = lambda gallery, owners, queries: Answers(np.zeros(len(queries), np.int64), np.zeros(len(queries)))  # noqa: E731
+    monkeypatch.setitem(speaker_id.SCORERS, "ours", blind)
+    assert not speaker_id.measure(corpus(14, 7))["targets"]["dir_beside_the_best_uneven_galleries"]["met"]
 
 
 def test_the_loudest_stretch_is_cut_out() -> None:

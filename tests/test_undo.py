@@ -16,6 +16,7 @@ from cluster.db.speakers.means import fill_means
 from cluster.db.speakers.names import derive_speakers
 from cluster.db.speakers.state import refresh
 from cluster.errors import RushesError
+from tests.corpus_rows import new_run
 from tests.people import archive, at, everything, put_in_cluster
 
 ME = "me"
@@ -73,14 +74,21 @@ class World:
         return at(self.conn, self.ids[name], segment % len(FILES[name]), scope)
 
     def identify(self, name: str, place: tuple[str, int]) -> None:
-        """As recognition does it: an accepted match that is decided upon."""
-        target = self.place(place)
+        """As recognition does it: an accepted match that is decided upon, and the labels that it rests on."""
+        target, run_id = self.place(place), new_run(self.conn)
         self.conn.execute(
-            "INSERT INTO identifications (asset_id, local_speaker, space_id, speaker_id, score, tau, is_accepted)"
-            " SELECT %(asset)s, s.local_speaker, 1, p.speaker_id, 0.9, 0.8, true FROM segments s, speakers p"
+            "INSERT INTO identifications (asset_id, local_speaker, space_id, speaker_id, score, tau, is_accepted,"
+            " run_id) SELECT %(asset)s, s.local_speaker, 1, p.root_id, 0.9, 0.8, true, %(run)s"
+            " FROM segments s, speakers p"
             " WHERE asset_id = %(asset)s AND start_ms = %(start)s AND s.local_speaker IS NOT NULL"
             " AND lower(name) = lower(%(name)s) AND is_used ON CONFLICT DO NOTHING",
-            {"asset": target.asset_id, "start": target.start_ms, "name": name},
+            {"asset": target.asset_id, "start": target.start_ms, "name": name, "run": run_id},
+        )
+        self.conn.execute(
+            "INSERT INTO recognised_from SELECT i.run_id, i.speaker_id, mark_id FROM identifications i"
+            " JOIN speakers p ON p.root_id = i.speaker_id JOIN standing_marks m ON m.speaker_id = p.speaker_id"
+            " WHERE i.run_id = %s AND scope = 'speaker'",
+            (run_id,),
         )
         refresh(self.conn, [target.asset_id])
 

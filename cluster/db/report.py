@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -178,3 +178,9 @@ def totals(conn: psycopg.Connection[Any]) -> dict[str, Any]:
 def summary_time(value: datetime | None) -> str:
     """A time for people; empty for none."""
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def asset_names(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[int, str]:
+    """What to call each of these assets: its source, in full."""
+    rows = conn.execute("SELECT asset_id, name FROM asset_names WHERE asset_id = ANY(%s)", (sorted(set(asset_ids)),))
+    return dict(rows.fetchall())

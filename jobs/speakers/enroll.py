@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from cluster.db.local_voices import read_local_voice
 from cluster.db.patience import Session
 from cluster.db.spaces import Space, active_space
 from cluster.db.speakers.events import Target, without_segments
+from cluster.db.speakers.gallery import voices_of_person
+from cluster.db.speakers.names import find_speaker
 from cluster.db.speakers.pointing import asset_voices
 from cluster.db.stored import speech_fingerprint
 from cluster.errors import RushesError, first_line
 from cluster.media.inputs import Listing, list_inputs
 from cluster.settings import Settings
 from cluster.speakers.local_voices import LEAST_CLEAN_MS
-from cluster.speakers.scoring import Gallery
+from cluster.speakers.scoring import Gallery, Vectors
 from cluster.speakers.thresholds import shipped_thresholds
 from jobs.ingest import ingest, open_database
 from jobs.job import IngestOptions, Reporter
@@ -30,7 +32,7 @@ from jobs.speakers.voices import extract_voices, lacks_voices
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One file of a person: the voice in it, its clean speech, and its score against the other files."""
+    """One file of a person: the voice in it, its clean speech, and its score against the person's other voices."""
 
     uri: str
     target: Target
@@ -38,8 +40,8 @@ class Sample:
     score: float | None = None
 
 
-def prepare(settings: Settings, files: Sequence[str], reporter: Reporter) -> list[Sample]:
-    """Take the files in, as far as they are not, and check that each has one voice, and all the same one.
+def prepare(settings: Settings, name: str, files: Sequence[str], reporter: Reporter) -> list[Sample]:
+    """Take the files in, as far as they are not, and check that each has one voice, and all that of `name`.
 
     Raises `RushesError` that names the file. What is known already is not decoded again.
     """
@@ -51,7 +53,7 @@ def prepare(settings: Settings, files: Sequence[str], reporter: Reporter) -> lis
         raise RushesError(f"there is no recording in {', '.join(files)}")
     with database_errors(), closing(Session(database.url, settings.database_wait_s)) as session:
         _take_in(session, settings, listing, reporter)
-        return session.run(lambda conn: _samples(conn, listing))
+        return session.run(lambda conn: _samples(conn, listing, name))
 
 
 def _take_in(session: Session, settings: Settings, listing: Listing, reporter: Reporter) -> None:
@@ -74,7 +76,7 @@ def _take_in(session: Session, settings: Settings, listing: Listing, reporter: R
                 raise RushesError(f"{uri}: no voices could be extracted ({problem}); nobody was enrolled")
 
 
-def _samples(conn: Any, listing: Listing) -> list[Sample]:
+def _samples(conn: Any, listing: Listing, name: str) -> list[Sample]:
     known = changed(conn, listing, retry_unreadable=False)[1]
     space = active_space(conn, "voice")
     if space is None:
@@ -84,7 +86,11 @@ def _samples(conn: Any, listing: Listing) -> list[Sample]:
         if file.uri not in known:
             raise RushesError(f"{file.uri} could not be taken in: see `rushes failures list`; nobody was enrolled")
         found.setdefault(known[file.uri], _sample(conn, space, file.uri, known[file.uri]))
-    return _alike(space, list(found.values()))
+    person = find_speaker(conn, name)
+    known = np.empty((0, space.dimension), np.float32)
+    if person is not None:
+        known = voices_of_person(conn, space, person.speaker_id, list(found))
+    return _alike(space, name, list(found.values()), known)
 
 
 def _sample(conn: Any, space: Space, uri: str, asset_id: int) -> tuple[Sample, Any]:
@@ -106,20 +112,20 @@ def _sample(conn: Any, space: Space, uri: str, asset_id: int) -> tuple[Sample, A
     return Sample(uri, voices[0].target, voice.clean_ms), voice.vector
 
 
-def _alike(space: Space, found: Sequence[tuple[Sample, Any]]) -> list[Sample]:
-    if len(found) < 2:
-        return [sample for sample, _ in found]
+def _alike(space: Space, name: str, found: Sequence[tuple[Sample, Any]], known: Vectors) -> list[Sample]:
+    """The samples with their scores against each other and what the person is known by."""
     limit, vectors = shipped_thresholds(space.choice.engine).cluster, np.stack([vector for _, vector in found])
     samples = []
     for i, (sample, vector) in enumerate(found):
+        beside = np.concatenate([np.delete(vectors, i, axis=0), known])
         others = Gallery(vector[None, :])
-        others.add(np.delete(vectors, i, axis=0), [0] * (len(vectors) - 1))
-        score = float(others.scores()[0, 0])
-        samples.append(Sample(sample.uri, sample.target, sample.clean_ms, score))
-    if min(sample.score or 0.0 for sample in samples) < limit:
+        others.add(beside, [0] * len(beside))
+        samples.append(replace(sample, score=float(others.scores()[0, 0]) if len(beside) else None))
+    if min((sample.score for sample in samples if sample.score is not None), default=1.0) < limit:
         listed = ", ".join(f"{sample.uri} {sample.score:.2f}" for sample in samples)
+        beside_known = f" and the {len(known)} voice(s) that {name} has" if len(known) else ""
         raise RushesError(
-            f"these files do not sound like one person; each needs {limit:.2f} against the others: {listed};"
-            " nobody was enrolled"
+            f"these files do not sound like one person; each needs {limit:.2f} against the others{beside_known}:"
+            f" {listed}; nobody was enrolled"
         )
     return samples

@@ -14,7 +14,7 @@ from cluster.db.filter import AssetFilter, matching
 from cluster.db.patience import Session
 from cluster.db.report import find_asset
 from cluster.db.spaces import Space, active_space
-from cluster.db.speakers.identify import Identified, IdentifyOptions
+from cluster.db.speakers.identify import Identified, IdentifyOptions, gallery_size
 from cluster.errors import RushesError
 from cluster.settings import Settings
 from jobs.ingest import open_database
@@ -55,6 +55,7 @@ def identify_job(
 def _recognise(url: str, wait_s: float, options: IdentifyOptions, run_id: UUID | None) -> Identified:
     def look(conn: Any) -> tuple[Space, dict[str, Any]]:
         space, ids = voice_space(conn), options.asset_ids
+        gallery_size(conn, space)
         return space, {"space_id": space.space_id, "again": options.again, "assets": None if ids is None else len(ids)}
 
     def work(session: Session, space: Space) -> Identified:

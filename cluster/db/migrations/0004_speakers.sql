@@ -159,6 +159,16 @@ CREATE TABLE identifications (
 CREATE INDEX identifications_speaker ON identifications (speaker_id);
 CREATE INDEX identifications_run ON identifications (run_id);
 COMMENT ON TABLE identifications IS 'the nearest known voice at the last look, near enough or not';
+CREATE TABLE recognised_from (
+    run_id     uuid NOT NULL REFERENCES runs ON DELETE CASCADE,
+    speaker_id bigint NOT NULL REFERENCES speakers ON DELETE CASCADE,
+    mark_id    bigint NOT NULL,
+    PRIMARY KEY (run_id, speaker_id, mark_id)
+);
+CREATE INDEX recognised_from_mark ON recognised_from (mark_id);
+CREATE INDEX recognised_from_speaker ON recognised_from (speaker_id);
+COMMENT ON TABLE recognised_from IS
+    'the labels that made a person known when a run recognised voices: its names count while all of these stand';
 COMMENT ON COLUMN identifications.margin IS 'score less that of the next speaker; NULL: there is no other';
 
 CREATE TABLE calibrations (

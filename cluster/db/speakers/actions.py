@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from cluster.db.report import asset_names
 from cluster.db.speakers import events
 from cluster.db.speakers.events import Target
 from cluster.db.speakers.names import (
@@ -113,7 +114,8 @@ def split(
             voice = _voice(conn, target)
             if voice.speaker is None or voice.speaker.speaker_id != person.speaker_id:
                 who = voice.speaker.name if voice.speaker else "nobody known"
-                raise UsageError(f"the voice at {target.start_ms / 1000:.1f} s is {who}, not {person.name}")
+                where = f"{target.start_ms / 1000:.1f} s of {asset_names(conn, [target.asset_id])[target.asset_id]}"
+                raise UsageError(f"the voice at {where} is {who}, not {person.name}")
         event_id = _mark(conn, "split", author, targets, speaker)
         if find_speaker(conn, name) is None:
             raise RushesError(f"{person.name} would be left without a labelled voice: rename instead of splitting")
@@ -168,7 +170,8 @@ def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> De
         done = events.record(conn, kind, author, undoes=event.event_id)
         people = {event.speaker_id, event.into_id, *events.speakers_marked(conn, event.event_id)} - {None}
         parted = follow_parts(conn, event.event_id) if event.kind == "part" else set()
-        follow(conn, people, parted | events.assets_marked(conn, event.event_id))
+        recognised = {asset_id for asset_id, _ in events.recognised_from(conn, event.event_id)}
+        follow(conn, people, parted | recognised | events.assets_marked(conn, event.event_id))
     return Decision(done, None)
 
 
@@ -186,7 +189,8 @@ def _mark(
     people = {speaker_id} - {None}
     for target in targets:
         people |= events.add_mark(conn, event_id, target, speaker_id)
-    follow(conn, people, events.targets_listed(targets))
+    recognised = {asset_id for asset_id, _ in events.recognised_from(conn, event_id)}
+    follow(conn, people, {*events.targets_listed(targets), *recognised})
     return event_id
 
 

@@ -162,6 +162,30 @@ def assets_naming(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> 
     return {row[0] for row in rows}
 
 
+def recognised_from(conn: psycopg.Connection[Any], event_id: int) -> list[tuple[int, int]]:
+    """The (asset, local speaker) recognised by what the event says, takes the place of, takes or brings back."""
+    return conn.execute(
+        "WITH marked AS (SELECT mark_id FROM speaker_marks WHERE event_id = (SELECT coalesce(undoes, event_id)"
+        "  FROM speaker_events WHERE event_id = %s))"
+        " SELECT DISTINCT asset_id, local_speaker FROM identifications JOIN recognised_from USING (run_id, speaker_id)"
+        " WHERE is_accepted AND mark_id IN (SELECT mark_id FROM marked UNION"
+        "  SELECT s.mark_id FROM superseded_marks s JOIN marked m ON m.mark_id = s.by_mark_id)",
+        (event_id,),
+    ).fetchall()
+
+
+def count_unnamed(conn: psycopg.Connection[Any], event_id: int) -> int:
+    """How many voices recognised by what the event is about are unknown."""
+    voices = recognised_from(conn, event_id)
+    row = conn.execute(
+        "SELECT count(*) FROM unnest(%s::bigint[], %s::int[]) t(asset_id, local_speaker)"
+        " JOIN local_speakers l USING (asset_id, local_speaker) WHERE l.speaker_id IS NULL AND l.method IS NULL",
+        ([one[0] for one in voices], [one[1] for one in voices]),
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
 def point_at(conn: psycopg.Connection[Any], asset_id: int, name: str, at_ms: int, scope: Scope = "speaker") -> Target:
     """The segment that is spoken at `at_ms` of the asset called `name`; `RushesError` when nobody speaks then.
 

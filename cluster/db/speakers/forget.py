@@ -96,6 +96,7 @@ def settle_others(conn: psycopg.Connection[Any], speakers: Collection[int], asse
         " AND NOT EXISTS (SELECT 1 FROM speaker_events i WHERE i.into_id = e.speaker_id)",
         (sorted(speakers),),
     )
+    asset_ids = {*asset_ids, *_recognised_from_nothing(conn, speakers)}
     found = conn.execute(
         "SELECT DISTINCT found_in FROM cluster_members WHERE asset_id = ANY(%s)", (sorted(asset_ids),)
     ).fetchall()
@@ -126,6 +127,17 @@ def _lock_assets_of(conn: psycopg.Connection[Any], family: Sequence[int]) -> lis
         ids = found
         lock_assets(conn, ids)
     return ids
+
+
+def _recognised_from_nothing(conn: psycopg.Connection[Any], speakers: Collection[int]) -> set[int]:
+    rows = conn.execute(
+        "SELECT DISTINCT i.asset_id FROM recognised_from f JOIN identifications i USING (run_id, speaker_id)"
+        " JOIN speakers p USING (speaker_id) WHERE is_accepted AND (p.speaker_id = ANY(%(ids)s)"
+        "  OR p.root_id IN (SELECT root_id FROM speakers WHERE speaker_id = ANY(%(ids)s)))"
+        " AND NOT EXISTS (SELECT 1 FROM speaker_marks m WHERE m.mark_id = f.mark_id)",
+        {"ids": sorted(speakers)},
+    )
+    return {row[0] for row in rows}
 
 
 def _assets_of(conn: psycopg.Connection[Any], family: Sequence[int]) -> list[int]:

@@ -51,6 +51,19 @@ def count_known(conn: psycopg.Connection[Any], space: Space) -> tuple[int, int]:
     return row[0], row[1]
 
 
+def voices_of_person(
+    conn: psycopg.Connection[Any], space: Space, speaker_id: int, but: Sequence[int], limit: int = 1_000
+) -> Vectors:
+    """Unit vectors (voices, dimension) of those that bear the person's name, longest first, outside assets `but`."""
+    query = sql.SQL(
+        "SELECT v.embedding"
+        + _KNOWN
+        + " AND p.root_id = %s AND v.asset_id <> ALL(%s) ORDER BY v.clean_ms DESC LIMIT %s"
+    ).format(voices=sql.Identifier(space.local_voices_table))
+    rows = conn.execute(query, (speaker_id, list(but), limit), binary=True).fetchall()
+    return np.asarray([row[0].to_numpy() for row in rows], np.float32).reshape(-1, space.dimension)
+
+
 def known_voices(conn: psycopg.Connection[Any], space: Space, block: int = GALLERY_BLOCK) -> Iterator[Block]:
     """The voices of known people with whose each is, those of a person in a row, so many at a time."""
     query = sql.SQL("SELECT p.root_id, v.embedding" + _KNOWN + " ORDER BY 1, v.asset_id, v.local_speaker")

@@ -74,10 +74,7 @@ def identify(conn: psycopg.Connection[Any], space: Space, options: IdentifyOptio
     in transactions of `query_block` voices. Raises `RushesError` when nobody is known.
     """
     with conn.transaction(force_rollback=True) if options.dry_run else nullcontext():
-        people, voices = count_known(conn, space)
-        if not people:
-            raise RushesError(_nobody(conn, space))
-        found = Identified(people, voices, taus_in_force(conn, space))
+        found = Identified(*gallery_size(conn, space), taus_in_force(conn, space))
         before = _states(conn, space, options.asset_ids)
         blocks = unknown_voices(conn, space, options.asset_ids, again=options.again, block=options.query_block)
         for queries in blocks:
@@ -89,11 +86,17 @@ def identify(conn: psycopg.Connection[Any], space: Space, options: IdentifyOptio
     return found
 
 
-def _nobody(conn: psycopg.Connection[Any], space: Space) -> str:
+def gallery_size(conn: psycopg.Connection[Any], space: Space) -> tuple[int, int]:
+    """How many people are known by their voices, and by how many; `RushesError` when nobody is."""
+    people, voices = count_known(conn, space)
+    if people:
+        return people, voices
     row = conn.execute("SELECT count(*) FROM speakers WHERE is_used AND merged_into IS NULL").fetchone()
     if row is None or not row[0]:
-        return "nobody has a name yet, so nobody can be recognised: `rushes speakers label NAME ASSET` first"
-    return (
+        raise RushesError(
+            "nobody has a name yet, so nobody can be recognised: `rushes speakers label NAME ASSET` first"
+        )
+    raise RushesError(
         f"none of the {row[0]} named people has a voice in voice space {space.space_id} ({space.profile}) yet: "
         "`rushes ingest --lanes voices` makes what is missing"
     )
@@ -132,7 +135,15 @@ ON CONFLICT (asset_id, local_speaker) DO UPDATE SET space_id = EXCLUDED.space_id
   run_id = EXCLUDED.run_id
 WHERE (i.space_id, i.speaker_id, i.score, i.margin, i.tau, i.is_accepted) IS DISTINCT FROM
   (EXCLUDED.space_id, EXCLUDED.speaker_id, EXCLUDED.score, EXCLUDED.margin, EXCLUDED.tau, EXCLUDED.is_accepted)
+  OR EXCLUDED.is_accepted AND EXISTS (SELECT 1 FROM local_speakers l
+    WHERE (l.asset_id, l.local_speaker) = (i.asset_id, i.local_speaker) AND l.speaker_id IS NULL)
 RETURNING asset_id
+"""
+_BASIS = """
+INSERT INTO recognised_from (run_id, speaker_id, mark_id)
+SELECT %s, p.root_id, mark_id FROM standing_marks JOIN speakers p USING (speaker_id)
+WHERE scope = 'speaker' AND p.root_id IN (SELECT root_id FROM speakers WHERE speaker_id = ANY(%s))
+ON CONFLICT DO NOTHING
 """
 _FORGET = """
 DELETE FROM identifications i USING {voices} v,
@@ -164,6 +175,8 @@ def _write(
         lock_assets(conn, {asset_id for asset_id, _ in queries.keys})
         changed = {row[0] for row in conn.execute(upsert, [space.space_id, run_id, *_columns(made, 8)])}
         changed |= {row[0] for row in conn.execute(forget, _columns(gone, 3))}
+        if run_id is not None:
+            conn.execute(_BASIS, (run_id, sorted({row[3] for row in made if row[-1]})))
         refresh(conn, changed)
 
 

@@ -24,11 +24,15 @@ class Speaker:
 
 
 def clean_name(name: str) -> str:
-    """The name on one line; `UsageError` for one that is empty or too long or means nobody."""
+    """The name on one line; `UsageError` for one that is empty, too long, or an unknown voice's in transcripts."""
     printable = "".join(char if char.isprintable() else " " for char in unicodedata.normalize("NFC", name))
     cleaned = " ".join(printable.split())
-    if not cleaned or len(cleaned) > MOST_CHARS or cleaned.upper() == "UNKNOWN":
-        raise UsageError(f"{shortened(name)} is no name of a person: give 1 to {MOST_CHARS} characters, not UNKNOWN")
+    is_voice = len(cleaned) == 1 and cleaned.isascii() and cleaned.isalpha()
+    if not cleaned or len(cleaned) > MOST_CHARS or cleaned.upper() == "UNKNOWN" or is_voice:
+        raise UsageError(
+            f"{shortened(name)} is no name of a person: give 1 to {MOST_CHARS} characters, not UNKNOWN, and no single"
+            " letter, which unknown voices have"
+        )
     return cleaned
 
 
@@ -77,6 +81,12 @@ def similar_names(conn: psycopg.Connection[Any], name: str) -> list[str]:
 def _names_in_use(conn: psycopg.Connection[Any]) -> list[str]:
     rows = conn.execute("SELECT name FROM speakers WHERE is_used AND merged_into IS NULL ORDER BY name")
     return [row[0] for row in rows]
+
+
+def names_of(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> dict[int, str]:
+    """Speaker -> name."""
+    rows = conn.execute("SELECT speaker_id, name FROM speakers WHERE speaker_id = ANY(%s)", (sorted(set(speaker_ids)),))
+    return dict(rows.fetchall())
 
 
 def ensure_speaker(conn: psycopg.Connection[Any], name: str) -> tuple[Speaker, bool]:

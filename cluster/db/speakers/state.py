@@ -200,10 +200,24 @@ SELECT asset_id, local_speaker, m.speaker_id, p.root_id, 'cluster', score, margi
 FROM cluster_members m JOIN speakers p USING (speaker_id) JOIN spaces s USING (space_id)
 WHERE asset_id = ANY(%(ids)s) AND p.is_used ORDER BY s.is_active DESC, s.space_id DESC
 """
+# A recognition rests on the labels of its time: without one of them nobody knows what it would have been.
 _KNN = """
-SELECT asset_id, local_speaker, i.speaker_id, p.root_id, 'knn', score, margin, tau, run_id
-FROM identifications i JOIN speakers p USING (speaker_id)
-WHERE asset_id = ANY(%(ids)s) AND is_accepted AND p.is_used
+WITH found AS MATERIALIZED (
+  SELECT asset_id, local_speaker, i.speaker_id, p.root_id, score, margin, tau, run_id
+  FROM identifications i JOIN speakers p USING (speaker_id)
+  WHERE asset_id = ANY(%(ids)s) AND is_accepted AND p.is_used
+), void AS MATERIALIZED (
+  SELECT DISTINCT k.run_id, k.speaker_id FROM (SELECT DISTINCT run_id, speaker_id, root_id FROM found) k
+  JOIN recognised_from f USING (run_id, speaker_id)
+  LEFT JOIN (speaker_marks m JOIN standing_events USING (event_id) JOIN speakers n ON n.speaker_id = m.speaker_id)
+    ON m.mark_id = f.mark_id
+  WHERE n.root_id IS DISTINCT FROM k.root_id OR EXISTS (SELECT 1 FROM superseded_marks s
+    JOIN speaker_marks b ON b.mark_id = s.by_mark_id JOIN standing_events e ON e.event_id = b.event_id
+    LEFT JOIN speakers o ON o.speaker_id = b.speaker_id
+    WHERE s.mark_id = f.mark_id AND o.root_id IS DISTINCT FROM k.root_id)
+)
+SELECT asset_id, local_speaker, speaker_id, root_id, 'knn', score, margin, tau, run_id FROM found i
+WHERE NOT EXISTS (SELECT 1 FROM void v WHERE (v.run_id, v.speaker_id) = (i.run_id, i.speaker_id))
 """
 
 

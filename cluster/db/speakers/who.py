@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -71,3 +71,13 @@ def count_speakers(conn: psycopg.Connection[Any], run_id: UUID | None = None) ->
     row = conn.execute(_COUNTS, {"run": run_id}).fetchone()
     assert row is not None
     return Counts(*row)
+
+
+def first_heard_ms(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[tuple[int, int], int]:
+    """(asset, local speaker) -> when it begins to speak."""
+    rows = conn.execute(
+        "SELECT asset_id, local_speaker, min(start_ms) FROM segment_speakers WHERE local_speaker IS NOT NULL"
+        " AND asset_id = ANY(%s) GROUP BY 1, 2",
+        (sorted(set(asset_ids)),),
+    )
+    return {(asset_id, who): start_ms for asset_id, who, start_ms in rows}

@@ -166,22 +166,15 @@ class _Labels:
 
 
 def _labels(conn: Any, found: Any) -> _Labels:
+    from cluster.db.report import asset_names
+    from cluster.db.speakers.names import names_of
+    from cluster.db.speakers.who import first_heard_ms
+
     calls = [*found.accepted, *found.refused]
-    assets = conn.execute(
-        "SELECT asset_id, name FROM asset_names WHERE asset_id = ANY(%s)", (sorted(found.asked_assets),)
-    )
-    people = conn.execute(
-        "SELECT speaker_id, name FROM speakers WHERE speaker_id = ANY(%s)", ([call.speaker for _, call in calls],)
-    )
-    starts = conn.execute(
-        "SELECT asset_id, local_speaker, min(start_ms) FROM segment_speakers WHERE local_speaker IS NOT NULL"
-        " AND asset_id = ANY(%s) GROUP BY 1, 2",
-        ([key[0] for key, _ in calls],),
-    )
     return _Labels(
-        dict(assets),
-        dict(people),
-        {(asset_id, who): start_ms for asset_id, who, start_ms in starts},
+        asset_names(conn, found.asked_assets),
+        names_of(conn, [call.speaker for _, call in calls]),
+        first_heard_ms(conn, [key[0] for key, _ in calls]),
     )
 
 

@@ -179,7 +179,7 @@ def enroll(
 
     name, who = clean_name(name), author_of(author)
     with make_reporter(quiet=as_json, verbose=False) as reporter:
-        samples = prepare(settings_from(config), files, reporter)
+        samples = prepare(settings_from(config), name, files, reporter)
     targets = [sample.target for sample in samples]
     with corpus(config) as conn:
         alike, seen = similar_names(conn, name), look(conn, targets)

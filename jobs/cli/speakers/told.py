@@ -31,6 +31,7 @@ def author_of(author: str | None) -> str:
 
 def decide(conn: Any, action: Any, targets: Sequence[Any] = (), *, dry_run: bool = False) -> dict[str, Any]:
     """Do it and read what followed in the same transaction, which a dry run takes back."""
+    from cluster.db.speakers.events import count_unnamed
     from cluster.db.speakers.outcome import not_passed_on, reach_of
     from cluster.db.speakers.who import voices_of
 
@@ -45,6 +46,7 @@ def decide(conn: Any, action: Any, targets: Sequence[Any] = (), *, dry_run: bool
             "reach": None if speaker is None else reach_of(conn, speaker),
             "held_back": [] if speaker is None else not_passed_on(conn, targets, speaker),
             "assets": voices_of(conn, assets),
+            "unnamed": count_unnamed(conn, done.event_id),
         }
 
 
@@ -62,6 +64,11 @@ def told(found: dict[str, Any], names: dict[int, str]) -> list[str]:
         lines.append(f"cluster {held.cluster_id}: {rest}")
     shown = list(found["assets"].items())[:10]
     lines += [f"{names[asset_id]}: {describe(voices)}" for asset_id, voices in shown]
+    if found["unnamed"]:
+        lines.append(
+            f"{found['unnamed']} voice(s) that were recognised by it are unknown now: `rushes speakers identify`"
+            " looks at them again"
+        )
     if found["event"] is None:
         return [*lines, "dry run: nothing was changed"]
     return [*lines, f"event {found['event']}; `rushes speakers undo {found['event']}` takes it back"]
@@ -88,7 +95,7 @@ def _counts(name: str, voices: dict[Any, int]) -> dict[str, Any]:
 
 def asset_names(conn: Any, asset_ids: Sequence[int]) -> dict[int, str]:
     """Asset -> the last parts of its source."""
+    from cluster.db.report import asset_names as full_names
     from jobs.cli.common import short_uri
 
-    rows = conn.execute("SELECT asset_id, name FROM asset_names WHERE asset_id = ANY(%s)", (list(asset_ids),))
-    return {asset_id: short_uri(name) for asset_id, name in rows}
+    return {asset_id: short_uri(name) for asset_id, name in full_names(conn, asset_ids).items()}
