@@ -55,6 +55,10 @@ def _start_server(version: int) -> Iterator[str]:
     from cluster.db.migrate import migrate
 
     with psycopg.connect(url, autocommit=True) as conn:
+        # What is lost with this server is lost with its tests: nothing waits for the disk.
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            conn.execute(f"ALTER SYSTEM SET {name} = off".encode())
+        conn.execute("SELECT pg_reload_conf()")
         conn.execute("CREATE DATABASE template_corpus")
     with open_connection(database_url(url, "template_corpus")) as conn:
         migrate(conn)
@@ -96,7 +100,7 @@ def clone_database(server_url: str, template: str) -> Iterator[str]:
 
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY".encode())
     yield database_url(server_url, name)
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
