@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import list_spaces
+from cluster.db.spaces import voice_spaces
 from cluster.db.speakers.forget import mates_of, settle_others, speakers_named_in
 from cluster.db.speakers.state import lock_decisions
 
@@ -86,7 +86,6 @@ def _drop_cached_voices(conn: psycopg.Connection[Any], asset_id: int, audio_sha2
     ).fetchone()
     if audio_sha256 is None or shared is not None:
         return
-    for space in list_spaces(conn):
-        if space.kind == "voice":
-            query = sql.SQL("DELETE FROM {} WHERE audio_sha256 = %s").format(sql.Identifier(space.cache_table))
-            conn.execute(query, (audio_sha256,))
+    for space in voice_spaces(conn):
+        query = sql.SQL("DELETE FROM {} WHERE audio_sha256 = %s").format(sql.Identifier(space.cache_table))
+        conn.execute(query, (audio_sha256,))

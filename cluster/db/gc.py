@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import OWNER, RETIRED, Space, list_spaces, space_names
+from cluster.db.spaces import OWNER, RETIRED, Space, list_spaces, space_names, voice_spaces
 from cluster.db.speakers.state import lock_decisions, refresh
 from cluster.db.uses import take_unused
 
@@ -183,7 +183,7 @@ def _values(prints: Collection[str], kept: Collection[int]) -> Mapping[str, Any]
 
 def _orphan_voices(conn: psycopg.Connection[Any], kept: Collection[int]) -> dict[str, int]:
     """Cache table -> how many voices are of sound that no asset has."""
-    caches = [space.cache_table for space in list_spaces(conn) if space.kind == "voice" and space.space_id in kept]
+    caches = [space.cache_table for space in voice_spaces(conn) if space.space_id in kept]
     counts = {
         name: _count(conn, sql.SQL(f"SELECT count(*) {_ORPHANS}").format(sql.Identifier(name))) for name in caches
     }

@@ -80,9 +80,10 @@ def _search(
     best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:limit]
     vector_ranks = {chunk_id: rank for rank, chunk_id in enumerate(near, 1)}
     text_ranks = {chunk_id: rank for rank, chunk_id in enumerate(worded, 1)}
-    rows, names = _read(conn, best), _first_names(conn, best)
+    rows = _read(conn, best)
+    names = _first_names(conn, rows)
     return [
-        Hit(*rows[i], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i), speaker=names.get(i))
+        Hit(*rows[i][:6], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i), speaker=names.get(i))
         for i in best
         if i in rows
     ]
@@ -124,21 +125,24 @@ def _listed(asset_ids: Sequence[int] | None) -> list[int] | None:
     return None if asset_ids is None else list(asset_ids)
 
 
-def _read(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, tuple[int, str, str, int, int, str]]:
+def _read(
+    conn: psycopg.Connection[Any], chunk_ids: Sequence[int]
+) -> dict[int, tuple[int, str, str, int, int, str, int]]:
+    """chunk id -> what a `Hit` begins with, and the chunk's first segment."""
     rows = conn.execute(
         "SELECT c.chunk_id, c.asset_id, encode(a.sha256, 'hex'),"
-        " (SELECT name FROM asset_names n WHERE n.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text"
+        " (SELECT name FROM asset_names n WHERE n.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text,"
+        " c.first_segment"
         " FROM chunks c JOIN assets a USING (asset_id) WHERE c.chunk_id = ANY(%s)",
         (list(chunk_ids),),
     )
     return {row[0]: row[1:] for row in rows}
 
 
-def _first_names(conn: psycopg.Connection[Any], chunk_ids: Sequence[int]) -> dict[int, str]:
-    rows = conn.execute(
-        "SELECT chunk_id, asset_id, first_segment FROM chunks WHERE chunk_id = ANY(%s)", (list(chunk_ids),)
-    )
-    places = {chunk_id: (asset_id, idx) for chunk_id, asset_id, idx in rows}
+def _first_names(
+    conn: psycopg.Connection[Any], rows: dict[int, tuple[int, str, str, int, int, str, int]]
+) -> dict[int, str]:
+    places = {chunk_id: (row[0], row[-1]) for chunk_id, row in rows.items()}
     speakers = speakers_at(conn, sorted(set(places.values())))
     found = {chunk_id: speakers.get(place) for chunk_id, place in places.items()}
     return {chunk_id: who.shown for chunk_id, who in found.items() if who is not None and who.is_named}

@@ -169,6 +169,11 @@ def list_spaces(conn: psycopg.Connection[Any], *, with_retired: bool = False) ->
     return [_space(row) for row in rows]
 
 
+def voice_spaces(conn: psycopg.Connection[Any]) -> list[Space]:
+    """Every space of voices, oldest first."""
+    return [space for space in list_spaces(conn) if space.kind == "voice"]
+
+
 def space_names(conn: psycopg.Connection[Any]) -> dict[int, str]:
     """Id of every space -> its `space_name`."""
     return dict(conn.execute("SELECT space_id, config_hash FROM spaces").fetchall())

@@ -95,12 +95,6 @@ def readable_sources(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[
     )
 
 
-def assets_with(conn: psycopg.Connection[Any], speaker_id: int) -> list[int]:
-    """The assets in which this person speaks."""
-    rows = conn.execute("SELECT DISTINCT asset_id FROM segment_speakers WHERE speaker_id = %s", (speaker_id,))
-    return sorted(row[0] for row in rows)
-
-
 def chosen_spaces(conn: psycopg.Connection[Any], asked: Sequence[int]) -> dict[str, Space]:
     """Kind -> the space whose vectors are exported: the one asked for, else the active one."""
     known = {space.space_id: space for space in list_spaces(conn)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 KEPT_SHARE = 0.8
@@ -50,10 +50,10 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A name for a local speaker, and why; the numbers are NULL for a person's word."""
+    """A name for a local speaker, and why; the numbers are NULL for a person's word. The root follows from merges."""
 
     speaker: int | None
-    root: int | None
+    root: int | None = field(compare=False)
     method: Literal["human", "cluster", "knn"]
     score: float | None = None
     margin: float | None = None

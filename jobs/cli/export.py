@@ -140,7 +140,8 @@ def _refuse_misfits(
 def _select(conn: Any, assets: Sequence[str], chosen: Any, every: bool, person: Any) -> list[Any]:
     from cluster.db.filter import matching
     from cluster.db.report import find_asset
-    from cluster.db.transcripts import assets_with, name_assets
+    from cluster.db.speakers.who import assets_heard
+    from cluster.db.transcripts import name_assets
     from cluster.errors import UsageError
 
     if not (assets or chosen or every or person):
@@ -148,7 +149,7 @@ def _select(conn: Any, assets: Sequence[str], chosen: Any, every: bool, person: 
     ids = [find_asset(conn, asset)["asset_id"] for asset in assets] if assets else None
     wanted = set(matching(conn, chosen, ids))
     if person is not None:
-        wanted &= set(assets_with(conn, person.speaker_id))
+        wanted &= assets_heard(conn, [person.speaker_id])
     return [named for named in name_assets(conn) if named.asset_id in wanted]
 
 

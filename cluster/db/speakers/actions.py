@@ -204,9 +204,9 @@ def follow(conn: psycopg.Connection[Any], people: Iterable[int | None], asset_id
     changed = {one.speaker_id for one in anew}
     assets = {*asset_ids, *(events.assets_naming(conn, changed) if changed else ())}
     # A commit that holds an asset waits for its speakers: those of others are not held before their assets are.
-    lock_reach(conn, assets)
+    clusters = lock_reach(conn, assets)
     write_speakers(conn, derived)
-    touched = decide_anew(conn, assets) | changed
+    touched = decide_anew(conn, assets, clusters) | changed
     touch_speakers(conn, touched | {root for one in anew for root in (one.root_id, one.was[0]) if root is not None})
 
 

@@ -14,6 +14,7 @@ from cluster.db.speakers.state import (
     have_decisions_locked,
     lock_assets,
     lock_decisions,
+    lock_reach,
     pieces_of,
     read_marks,
     settle,
@@ -39,7 +40,6 @@ class Before:
 _MEMBER = "local_speaker, space_id, found_in, cluster_id, similarity, speaker_id, score, margin, tau"
 _IDENTIFIED = "local_speaker, space_id, speaker_id, score, margin, tau, is_accepted, run_id"
 
-
 _NAMING = (
     "SELECT DISTINCT found_in FROM cluster_members JOIN local_speakers USING (asset_id, local_speaker)"
     " WHERE asset_id = %s AND method = 'human'"
@@ -57,42 +57,39 @@ def lock_naming(conn: psycopg.Connection[Any], asset_id: int) -> None:
 
 def remember(conn: psycopg.Connection[Any], asset_id: int) -> Before | None:
     """What `resettle` needs once the segments are replaced; None where nobody is named or grouped."""
-    members = conn.execute(f"SELECT {_MEMBER} FROM cluster_members WHERE asset_id = %s".encode(), (asset_id,))
-    identified = conn.execute(f"SELECT {_IDENTIFIED} FROM identifications WHERE asset_id = %s".encode(), (asset_id,))
-    found = Before(
-        pieces_of(conn, asset_id),
-        members.fetchall(),
-        identified.fetchall(),
-        _named(conn, asset_id),
-        frozenset(row[0] for row in conn.execute(_NAMING, (asset_id,))),
-    )
-    return found if found.members or found.identified or found.speakers or read_marks(conn, [asset_id]) else None
+    one = (asset_id,)
+    members = conn.execute(f"SELECT {_MEMBER} FROM cluster_members WHERE asset_id = %s".encode(), one).fetchall()
+    identified = conn.execute(f"SELECT {_IDENTIFIED} FROM identifications WHERE asset_id = %s".encode(), one).fetchall()
+    speakers = _named(conn, asset_id)
+    if not (members or identified or speakers or read_marks(conn, [asset_id])):
+        return None
+    naming = frozenset(row[0] for row in conn.execute(_NAMING, one))
+    return Before(pieces_of(conn, asset_id), members, identified, speakers, naming)
 
 
 def resettle(conn: psycopg.Connection[Any], asset_id: int, before: Before | None, *, voiced: bool = False) -> None:
     """After the segments of an asset were replaced: labels find their place again, and a voice found again keeps
     its cluster and its name.
 
-    The caller holds the lock on the asset. `voiced`: it has its voices again, so clusters that one of them names
-    are decided anew; until then their other members keep the name.
+    The caller has held the lock on the asset since `remember`. `voiced`: it has its voices again, so clusters that
+    one of them names are decided anew; until then their other members keep the name.
     """
-    if before is None and not read_marks(conn, [asset_id]):
+    if before is None:
         return
-    if before is not None:
-        after = pieces_of(conn, asset_id)
-        same = carried_over(before.pieces, after)
-        labelled = _labelled_over(conn, asset_id, before.pieces, after)
-        led = {old: new for old, new in labelled.items() if new not in same.values()} | same
-        _restore(conn, "cluster_members", _MEMBER, asset_id, led, before.members)
-        _restore(conn, "identifications", _IDENTIFIED, asset_id, same, before.identified)
-    if before is not None and before.naming and voiced and have_decisions_locked(conn):
+    after = pieces_of(conn, asset_id)
+    same = carried_over(before.pieces, after)
+    labelled = _labelled_over(conn, asset_id, before.pieces, after)
+    led = {old: new for old, new in labelled.items() if new not in same.values()} | same
+    _restore(conn, "cluster_members", _MEMBER, asset_id, led, before.members)
+    _restore(conn, "identifications", _IDENTIFIED, asset_id, same, before.identified)
+    if before.naming and voiced and have_decisions_locked(conn):
         mates = assets_found_in(conn, before.naming) | {asset_id}
         lock_assets(conn, mates)
         derive_parts(conn, before.naming)
-        touched = decide_anew(conn, mates)
+        touched = decide_anew(conn, mates, lock_reach(conn, mates))
     else:
         touched = settle(conn, [asset_id])
-    touch_speakers(conn, touched | _named(conn, asset_id) | (before.speakers if before else frozenset()))
+    touch_speakers(conn, touched | _named(conn, asset_id) | before.speakers)
 
 
 def _labelled_over(

@@ -12,12 +12,13 @@ from psycopg import sql
 
 from cluster.conversation import speaker_letter
 from cluster.db.local_voices import FORGOTTEN, write_local_voices
-from cluster.db.spaces import Space, list_spaces
+from cluster.db.spaces import Space, voice_spaces
 from cluster.db.speakers.actions import follow
 from cluster.db.speakers.events import assets_naming
 from cluster.db.speakers.names import family_of, known_speaker
-from cluster.db.speakers.parts import assets_found_in, derive_parts
+from cluster.db.speakers.parts import assets_found_in, derive_parts, found_with
 from cluster.db.speakers.state import lock_assets, lock_decisions, touch_speakers
+from cluster.db.speakers.who import assets_heard
 
 SAMPLES_PER_MS = 16
 
@@ -50,8 +51,8 @@ def forget_speaker(conn: psycopg.Connection[Any], name: str, *, dry_run: bool = 
         names = [row[0] for row in rows]
         ids = _lock_assets_of(conn, family)
         segments = _mark_forgotten(conn, person.speaker_id, ids)
-        spaces = [space for space in list_spaces(conn) if space.kind == "voice"]
-        others = _speakers_of(conn, ids) | _speakers_beside(conn, family)
+        spaces = voice_spaces(conn)
+        others = speakers_named_in(conn, ids) | _speakers_beside(conn, family)
         cached = sum(_drop_cached(conn, space, ids) for space in spaces)
         _drop_derived(conn, ids, family)
         vectors = sum(_drop_vectors(conn, space, segments) for space in spaces)
@@ -67,17 +68,17 @@ def forget_speaker(conn: psycopg.Connection[Any], name: str, *, dry_run: bool = 
 
 def speakers_named_in(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
     """Whoever somebody or something names in these assets, in force or not."""
-    return _speakers_of(conn, asset_ids)
+    rows = conn.execute(
+        "SELECT speaker_id FROM speaker_marks WHERE asset_id = ANY(%(ids)s)"
+        " UNION SELECT speaker_id FROM segment_speakers WHERE asset_id = ANY(%(ids)s)",
+        {"ids": sorted(asset_ids)},
+    )
+    return {row[0] for row in rows if row[0] is not None}
 
 
 def mates_of(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
     """The assets that share a cluster with one of these, and these themselves."""
-    rows = conn.execute(
-        "SELECT DISTINCT asset_id FROM cluster_members WHERE found_in IN"
-        " (SELECT found_in FROM cluster_members WHERE asset_id = ANY(%s))",
-        (sorted(asset_ids),),
-    )
-    return {*asset_ids, *(row[0] for row in rows)}
+    return {*asset_ids, *assets_found_in(conn, found_with(conn, asset_ids))}
 
 
 def settle_others(conn: psycopg.Connection[Any], speakers: Collection[int], asset_ids: Collection[int]) -> None:
@@ -97,11 +98,9 @@ def settle_others(conn: psycopg.Connection[Any], speakers: Collection[int], asse
         (sorted(speakers),),
     )
     asset_ids = {*asset_ids, *_recognised_from_nothing(conn, speakers)}
-    found = conn.execute(
-        "SELECT DISTINCT found_in FROM cluster_members WHERE asset_id = ANY(%s)", (sorted(asset_ids),)
-    ).fetchall()
-    lock_assets(conn, {*asset_ids, *assets_found_in(conn, [row[0] for row in found])})
-    derive_parts(conn, [row[0] for row in found])
+    found = found_with(conn, asset_ids)
+    lock_assets(conn, {*asset_ids, *assets_found_in(conn, found)})
+    derive_parts(conn, found)
     conn.execute(
         "DELETE FROM voice_clusters c WHERE split_of IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM cluster_members m WHERE m.found_in = c.cluster_id)"
@@ -142,16 +141,11 @@ def _recognised_from_nothing(conn: psycopg.Connection[Any], speakers: Collection
 
 def _assets_of(conn: psycopg.Connection[Any], family: Sequence[int]) -> list[int]:
     """Where the person speaks or may, those of the same sound, and those that share a cluster with any."""
-    ids = assets_naming(conn, family) | _speaking(conn, family)
+    ids = assets_naming(conn, family) | assets_heard(conn, family)
     rows = conn.execute(
         "SELECT o.asset_id FROM assets a JOIN assets o USING (audio_sha256) WHERE a.asset_id = ANY(%s)", (sorted(ids),)
     )
     return sorted(mates_of(conn, ids | {row[0] for row in rows}))
-
-
-def _speaking(conn: psycopg.Connection[Any], family: Sequence[int]) -> set[int]:
-    rows = conn.execute("SELECT DISTINCT asset_id FROM segment_speakers WHERE speaker_id = ANY(%s)", (list(family),))
-    return {row[0] for row in rows}
 
 
 # The same sound at another place is the same voice.
@@ -181,15 +175,6 @@ def _mark_forgotten(conn: psycopg.Connection[Any], person: int, asset_ids: Seque
 def _forgotten_in(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> set[int]:
     rows = conn.execute(FORGOTTEN_SEGMENTS + " AND asset_id = ANY(%s)", (list(asset_ids),))
     return {row[0] for row in rows}
-
-
-def _speakers_of(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
-    rows = conn.execute(
-        "SELECT speaker_id FROM speaker_marks WHERE asset_id = ANY(%(ids)s)"
-        " UNION SELECT speaker_id FROM segment_speakers WHERE asset_id = ANY(%(ids)s)",
-        {"ids": sorted(asset_ids)},
-    )
-    return {row[0] for row in rows if row[0] is not None}
 
 
 def _speakers_beside(conn: psycopg.Connection[Any], family: Sequence[int]) -> set[int]:

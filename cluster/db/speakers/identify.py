@@ -25,6 +25,7 @@ from cluster.db.speakers.gallery import (
     unknown_voices,
 )
 from cluster.db.speakers.state import lock_assets, lock_decisions, refresh
+from cluster.db.speakers.who import count_speakers
 from cluster.errors import RushesError
 from cluster.speakers.counts import Counts
 from cluster.speakers.identify import Call, call_voices, closest
@@ -185,7 +186,7 @@ def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 _STATES = """
-SELECT l.asset_id, l.local_speaker, l.speaker_id IS NOT NULL,
+SELECT l.asset_id, l.local_speaker,
   CASE WHEN l.speaker_id IS NOT NULL THEN 'known' WHEN l.method = 'human' THEN 'nobody' WHEN l.is_ghost THEN 'ghost'
     WHEN v.clean_ms IS NULL THEN 'too little speech'
     WHEN i.is_accepted IS NOT FALSE THEN 'taken' WHEN i.score < i.tau THEN 'score' ELSE 'margin' END
@@ -199,7 +200,7 @@ def _states(conn: psycopg.Connection[Any], space: Space, asset_ids: Sequence[int
     """Local speaker -> `known`, or why it is not."""
     query = sql.SQL(_STATES).format(voices=sql.Identifier(space.local_voices_table))
     values = {"ids": None if asset_ids is None else list(asset_ids)}
-    return {(row[0], row[1]): row[3] for row in conn.execute(query, values)}
+    return {(row[0], row[1]): row[2] for row in conn.execute(query, values)}
 
 
 def _count(found: Identified, before: Mapping[Key, str], after: Mapping[Key, str]) -> None:
@@ -213,14 +214,7 @@ def _count(found: Identified, before: Mapping[Key, str], after: Mapping[Key, str
 
 
 def _count_segments(conn: psycopg.Connection[Any], asset_ids: Sequence[int] | None) -> Counts:
-    row = conn.execute(
-        "SELECT (SELECT count(*) FROM segments WHERE %(ids)s::bigint[] IS NULL OR asset_id = ANY(%(ids)s)),"
-        " count(speaker_id), count(*) FILTER (WHERE speaker_id IS NULL) FROM segment_speakers"
-        " WHERE %(ids)s::bigint[] IS NULL OR asset_id = ANY(%(ids)s)",
-        {"ids": None if asset_ids is None else list(asset_ids)},
-    ).fetchone()
-    assert row is not None
-    counts = Counts(*row)
+    counts = count_speakers(conn, asset_ids=asset_ids)
     if not counts.add_up:
         raise RushesError(f"after recognition: {counts.describe()}")
     return counts

@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import Space, list_spaces
+from cluster.db.spaces import Space, voice_spaces
 from cluster.db.speakers.events import assets_marked
 from cluster.db.speakers.state import lock_assets
 from cluster.speakers.clusters import Labels, Vectors, cut_by_marks, similarities
@@ -46,15 +46,19 @@ def follow_parts(conn: psycopg.Connection[Any], event_id: int) -> set[int]:
 
     The caller holds the lock on decisions.
     """
-    rows = conn.execute(
-        "SELECT DISTINCT found_in FROM cluster_members WHERE asset_id = ANY(%s)",
-        (sorted(assets_marked(conn, event_id)),),
-    )
-    found = {row[0] for row in rows}
+    found = found_with(conn, assets_marked(conn, event_id))
     assets = assets_found_in(conn, found)
     lock_assets(conn, assets)
     derive_parts(conn, found)
     return assets
+
+
+def found_with(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
+    """The clusters into which clustering put voices of these assets."""
+    rows = conn.execute(
+        "SELECT DISTINCT found_in FROM cluster_members WHERE asset_id = ANY(%s)", (sorted(set(asset_ids)),)
+    )
+    return {row[0] for row in rows}
 
 
 def assets_found_in(conn: psycopg.Connection[Any], found: Iterable[int]) -> set[int]:
@@ -72,7 +76,7 @@ def derive_parts(conn: psycopg.Connection[Any], found: Iterable[int]) -> None:
     marks: defaultdict[int, _Marks] = defaultdict(dict)
     for root, event_id, asset_id, who, part in conn.execute(_MARKS, {"found": ids}):
         marks[root].setdefault(event_id, {})[asset_id, who] = part
-    for space in [space for space in list_spaces(conn) if space.kind == "voice"]:
+    for space in voice_spaces(conn):
         for root, keys, vectors in members_by(conn, space, "found_in", ids):
             clusters = _parts_of(conn, space, root, keys, vectors, marks.get(root, {}))
             _write(conn, space, keys, clusters, vectors)

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import Space, list_spaces
+from cluster.db.spaces import Space, voice_spaces
 from cluster.speakers.scoring import Gallery
 from cluster.speakers.thresholds import MARGIN, Thresholds, shipped_thresholds
 
@@ -28,7 +28,7 @@ def propose(conn: psycopg.Connection[Any], cluster_ids: Iterable[int]) -> set[in
     cluster of low cohesion passes no name on.
     """
     changed: set[int] = set()
-    for space in [space for space in list_spaces(conn) if space.kind == "voice"]:
+    for space in voice_spaces(conn):
         for cluster in _read_clusters(conn, space, cluster_ids):
             changed |= _propose(conn, space, cluster)
     return changed
@@ -42,7 +42,7 @@ def thresholds_of(space: Space) -> Thresholds:
 def held_back(conn: psycopg.Connection[Any], cluster_ids: Iterable[int], speaker_id: int) -> Counter[str]:
     """Why -> how many members of these clusters that no person named did not get the name of this root speaker."""
     reasons: Counter[str] = Counter()
-    for space in [space for space in list_spaces(conn) if space.kind == "voice"]:
+    for space in voice_spaces(conn):
         for cluster in _read_clusters(conn, space, cluster_ids):
             for i, verdict in enumerate(_verdicts(cluster, thresholds_of(space))):
                 if cluster.human[i] is None and not cluster.said[i] and cluster.now[i] != speaker_id:

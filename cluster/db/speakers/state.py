@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import list_spaces
+from cluster.db.spaces import voice_spaces
 from cluster.db.speakers.propagate import propose
 from cluster.speakers.decide import Assignment, Mark, Piece, attach, decide
 
@@ -44,17 +44,17 @@ def refresh(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> None:
 
     The caller holds the lock on decisions. Reads the vectors of cluster members, writes no vector.
     """
-    touch_speakers(conn, decide_anew(conn, asset_ids))
-
-
-def decide_anew(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
-    """`refresh` without forgetting mean voices; returns the speakers to touch, which lock last and all at once."""
     ids = set(asset_ids)
-    clusters = lock_reach(conn, ids)
-    touched = settle(conn, ids)
-    offered = propose(conn, clusters)
-    touched |= settle(conn, offered - ids) if offered else set()
-    return touched | settle(conn, ids & offered)
+    touch_speakers(conn, decide_anew(conn, ids, lock_reach(conn, ids)))
+
+
+def decide_anew(conn: psycopg.Connection[Any], asset_ids: Iterable[int], cluster_ids: Iterable[int]) -> set[int]:
+    """`refresh` after `lock_reach`, without forgetting mean voices.
+
+    Returns the speakers to touch, which lock last and all at once.
+    """
+    touched = settle(conn, asset_ids)
+    return touched | settle(conn, propose(conn, cluster_ids))
 
 
 def lock_reach(conn: psycopg.Connection[Any], asset_ids: Collection[int]) -> set[int]:
@@ -86,7 +86,7 @@ def settle(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
     changes = {}
     for asset_id, there in numbers.items():
         found = decide(there, human.get(asset_id, {}), offers.get(asset_id, {}), ghosts[asset_id])
-        changes |= {(asset_id, who): found.get(who) for who in there if not _same(now[asset_id, who], found.get(who))}
+        changes |= {(asset_id, who): found.get(who) for who in there if now[asset_id, who] != found.get(who)}
     touched |= {one.speaker for key in {*changes, *voices} if (one := now.get(key)) is not None}
     touched |= {one.speaker for one in changes.values() if one is not None}
     _write(conn, changes)
@@ -96,7 +96,7 @@ def settle(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> set[int]:
 def touch_speakers(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> None:
     """Forget the mean voices of these speakers: what they are made of changed. Call it last in a transaction."""
     ids = sorted(set(speaker_ids))
-    spaces = [space for space in list_spaces(conn) if space.kind == "voice"] if ids else []
+    spaces = voice_spaces(conn) if ids else []
     if not spaces:
         return
     roots = conn.execute(
@@ -249,14 +249,6 @@ def _local_speakers(
             ghosts[asset_id].add(who)
         now[asset_id, who] = None if method is None else Assignment(speaker, None, method, *numbers_of)
     return numbers, ghosts, now
-
-
-def _same(one: Assignment | None, other: Assignment | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return (one.speaker, one.method, one.score, one.margin, one.tau, one.run_id) == (
-        other.speaker, other.method, other.score, other.margin, other.tau, other.run_id,
-    )  # fmt: skip
 
 
 def _write(conn: psycopg.Connection[Any], changes: Mapping[Key, Assignment | None]) -> None:

@@ -58,7 +58,8 @@ def with_voices(conn: psycopg.Connection[Any], assets: Sequence[dict[str, Any]])
 
 # Segments are counted by themselves, so that a speaker read twice, or not at all, is seen.
 _COUNTS: LiteralString = """
-WITH mine AS (SELECT asset_id FROM assets WHERE %(run)s::uuid IS NULL UNION
+WITH mine AS (SELECT asset_id FROM assets WHERE %(run)s::uuid IS NULL
+    AND (%(ids)s::bigint[] IS NULL OR asset_id = ANY(%(ids)s)) UNION
   SELECT asset_id FROM units WHERE run_id = %(run)s AND state = 'done' AND lane IN ('speech', 'voices'))
 SELECT (SELECT count(*) FROM segments WHERE asset_id IN (SELECT asset_id FROM mine)),
   count(*) FILTER (WHERE speaker_id IS NOT NULL), count(*) FILTER (WHERE speaker_id IS NULL)
@@ -66,11 +67,22 @@ FROM segment_speakers WHERE asset_id IN (SELECT asset_id FROM mine)
 """
 
 
-def count_speakers(conn: psycopg.Connection[Any], run_id: UUID | None = None) -> Counts:
-    """Known and unknown segments of the corpus, or of the assets that this run transcribed or gave voices."""
-    row = conn.execute(_COUNTS, {"run": run_id}).fetchone()
+def count_speakers(
+    conn: psycopg.Connection[Any], run_id: UUID | None = None, asset_ids: Sequence[int] | None = None
+) -> Counts:
+    """Known and unknown segments of the corpus, of these assets, or of what this run transcribed or gave voices."""
+    values = {"run": run_id, "ids": None if asset_ids is None else list(asset_ids)}
+    row = conn.execute(_COUNTS, values).fetchone()
     assert row is not None
     return Counts(*row)
+
+
+def assets_heard(conn: psycopg.Connection[Any], speaker_ids: Iterable[int]) -> set[int]:
+    """The assets in which any of these people speaks."""
+    rows = conn.execute(
+        "SELECT DISTINCT asset_id FROM segment_speakers WHERE speaker_id = ANY(%s)", (sorted(set(speaker_ids)),)
+    )
+    return {row[0] for row in rows}
 
 
 def first_heard_ms(conn: psycopg.Connection[Any], asset_ids: Iterable[int]) -> dict[tuple[int, int], int]:
