@@ -49,6 +49,7 @@ lock:
 # About 35 minutes on two quiet cores; BENCH_RESULTS=FOLDER sends the results of a trial elsewhere. Recordings of many
 # people are fetched from Debian packages.
 VOICES ?= .voices
+PHOTOS ?= .photos
 bench: $(STAMP)
 	$(PY) -m benchmarks.transcription
 	$(PY) -m benchmarks.diarization
@@ -59,10 +60,12 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.speaker_id $(VOICES)
 	$(PY) -m benchmarks.clustering $(VOICES)
 	$(PY) -m benchmarks.labelling
+	$(PY) -m benchmarks.real_pictures $(PHOTOS)
+	$(PY) -m benchmarks.duplicates $(PHOTOS)
 	$(PY) -m benchmarks.ingest
 
-# Kill drivers, actors, writers, decoders, connections and servers N times each (21 meet every point), a quarter of a minute a run.
-N ?= 21
+# Kill drivers, actors, writers, decoders, connections and servers N times each (27 meet every point), a quarter of a minute a run.
+N ?= 27
 chaos: $(STAMP)
 	$(PY) -m benchmarks.chaos --runs $(N)
 

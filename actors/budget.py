@@ -11,7 +11,14 @@ from cluster.errors import out_of_memory
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-_ROLES = {"transcribe": "TRANSCRIBER", "diarize": "DIARIZER", "voices": "VOICE", "texts": "TEXT", "rerank": "RERANKER"}
+_ROLES = {
+    "transcribe": "TRANSCRIBER",
+    "diarize": "DIARIZER",
+    "voices": "VOICE",
+    "texts": "TEXT",
+    "rerank": "RERANKER",
+    "images": "IMAGE",
+}
 
 
 class Budget:

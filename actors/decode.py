@@ -7,16 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.registered import read_registered
 from cluster.deadline import deadline_s
-from cluster.errors import BadMediaError, StageError
+from cluster.errors import BadMediaError
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID
-from cluster.media.hashing import ChangingError, Stamp
-from cluster.media.store import Fetched, find_registered
 from cluster.types import audio_array, with_column
-
-# A file may be replaced between the look at it and its opening; one that is replaced again and again is given up.
-READS = 3
 
 
 class Decode:
@@ -62,21 +58,8 @@ class Decode:
             raise BadMediaError("no audio stream")
         self.decodes += 1
         limit_s = self._deadline_s(row["duration_ms"])
-        for _ in range(READS):
-            known = self._find(row)
-            try:
-                decoded = self.child.decode(known.path, row["audio_stream"], limit_s)
-            except (StageError, OSError):
-                if self._find(row) == known:
-                    raise
-                continue
-            if decoded.stamp == known.stamp:
-                return decoded
-        raise ChangingError(f"{row['uri']} keeps changing while it is decoded: ingest it again when it is complete")
-
-    def _find(self, row: dict[str, Any]) -> Fetched:
-        stamp = None if row["mtime_ns"] is None else Stamp(row["byte_size"], row["mtime_ns"])
-        return find_registered(row["uri"], row["sha256"], stamp, self.cache_dir)
+        stream = row["audio_stream"]
+        return read_registered(row, self.cache_dir, lambda path: self.child.decode(path, stream, limit_s))
 
     def _deadline_s(self, duration_ms: int | None) -> float:
         return deadline_s(self.base_s, self.s_per_hour, [duration_ms])

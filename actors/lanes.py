@@ -8,13 +8,18 @@ from typing import Any
 
 from actors.decode import Decode
 from actors.diarize import Diarize
+from actors.images import Images
+from actors.pictures import Pictures
 from actors.segments import Segments
 from actors.speech_activity import SpeechActivity
 from actors.texts import Texts
+from actors.thumbnails import Thumbnails
 from actors.transcribe import Transcribe
 from actors.voices import Voices
-from cluster.lanes import LANES, SPACE_OF_LANE
+from cluster.image_model import pixel_spec
+from cluster.lanes import LANES, ROLE_OF_LANE, SPACE_OF_LANE
 from cluster.lanes import fingerprints as lane_fingerprints
+from cluster.media.pictures import PictureSpec
 from cluster.ports import VoiceCache
 from cluster.profiles import ModelChoice
 from cluster.settings import Settings
@@ -48,6 +53,45 @@ def speech_chain(
     return chain
 
 
+def frames_chain(settings: Settings, *, torch_threads: int = 1) -> list[Stage]:
+    """Every stage of the frames lane and its child, in order; constructors load nothing."""
+    image = settings.optional_choice("image")
+    spec = PictureSpec(
+        settings.min_frames_per_minute,
+        settings.max_frames_per_minute,
+        pixel_spec(image) if image is not None else None,
+    )
+    chain: list[Stage] = [
+        Pictures(
+            settings.pictures_base_s,
+            settings.pictures_s_per_hour,
+            settings.decode_memory_bytes,
+            cache_dir(settings),
+            spec,
+            settings.optional_choice("shots"),
+        ),
+        Thumbnails(settings.store_root()),
+    ]
+    return chain if image is None else [*chain, Images(image, threads=torch_threads)]
+
+
+def whole_chain(
+    settings: Settings, *, voice_cache: VoiceCache | None = None, threads: int = 1, torch_threads: int = 1
+) -> list[Stage]:
+    """The stages of every lane that is on: the chain of each root lane, one after the other."""
+    return [
+        *speech_chain(settings, voice_cache=voice_cache, threads=threads, torch_threads=torch_threads),
+        *frames_chain(settings, torch_threads=torch_threads),
+    ]
+
+
+def lanes_on(settings: Settings) -> tuple[str, ...]:
+    """The lanes that these settings have models for."""
+    return tuple(
+        lane for lane in LANES if lane not in ROLE_OF_LANE or settings.optional_choice(ROLE_OF_LANE[lane]) is not None
+    )
+
+
 def stages_for(chain: Iterable[Stage], lanes: Iterable[str]) -> list[Stage]:
     """The stages of the chain that serve any of `lanes`."""
     asked = set(lanes)
@@ -56,19 +100,20 @@ def stages_for(chain: Iterable[Stage], lanes: Iterable[str]) -> list[Stage]:
 
 def identities(chain: Iterable[Stage]) -> dict[str, list[dict[str, Any]]]:
     """Lane -> what its own stages are made of; a stage that serves parent and child counts in both."""
-    found: dict[str, list[dict[str, Any]]] = {lane: [] for lane in LANES}
+    found: dict[str, list[dict[str, Any]]] = {}
     for stage in chain:
         for lane in stage.lanes:
-            found[lane].append({"stage": stage.name, "version": stage.version, **stage.identity()})
+            found.setdefault(lane, []).append({"stage": stage.name, "version": stage.version, **stage.identity()})
     return found
 
 
 def space_identities(settings: Settings) -> dict[str, tuple[ModelChoice, dict[str, Any]]]:
     """Kind of space -> the model choice and what else decides its vectors, under these settings."""
-    chain = {stage.name: stage for stage in speech_chain(settings)}
+    chain = {stage.name: stage for stage in whole_chain(settings)}
     return {
         kind: (settings.model_choice(kind), {"version": _space_version(chain[lane]), **chain[lane].identity()})
         for lane, kind in SPACE_OF_LANE.items()
+        if lane in chain
     }
 
 
@@ -83,8 +128,9 @@ def stored_fingerprints(settings: Settings, speech: str, lane: str = "texts") ->
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:
-    """Lane -> fingerprint under these settings."""
-    return lane_fingerprints(identities(speech_chain(settings)))
+    """Lane that is on -> fingerprint under these settings."""
+    found = lane_fingerprints(identities(whole_chain(settings)))
+    return {lane: found[lane] for lane in lanes_on(settings)}
 
 
 def cache_dir(settings: Settings) -> Path:

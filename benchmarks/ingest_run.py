@@ -61,7 +61,7 @@ class PlainExecution(Execution):
 
     def _stream(self, rows: Sequence[PendingRow], work: Work) -> None:
         job = self.job
-        plan = plan_for(job, work, [this_node(job.settings)])
+        plan = plan_for(job, work, [this_node(job.settings)], self.lanes)
         if len(plan.groups) != 1:
             raise RuntimeError(f"plain processes hold the whole chain each, the plan has {len(plan.groups)} groups")
         group = plan.groups[0]

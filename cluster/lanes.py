@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import UsageError
 
-PARENT: Mapping[str, str] = {"voices": "speech", "texts": "speech"}
-LANES = ("speech", "voices", "texts")
-SPACE_OF_LANE: Mapping[str, str] = {"voices": "voice", "texts": "text"}
+PARENT: Mapping[str, str] = {"voices": "speech", "texts": "speech", "images": "frames"}
+LANES = ("speech", "voices", "texts", "frames", "images")
+ROOTS = tuple(lane for lane in LANES if lane not in PARENT)
+SPACE_OF_LANE: Mapping[str, str] = {"voices": "voice", "texts": "text", "images": "image"}
 # Lanes that read the media itself; the others read committed rows.
-MEDIA_LANES = frozenset({"speech", "voices"})
+MEDIA_LANES = frozenset({"speech", "voices", "frames", "images"})
+# A lane of an optional role is off where the profile has none.
+ROLE_OF_LANE: Mapping[str, str] = {"images": "image"}
 
 
-def parse_lanes(text: str | None) -> tuple[str, ...]:
-    """`speech,texts` as lanes in their order; None means every lane. Raises `UsageError`."""
+def root_of(lane: str) -> str:
+    """The lane that begins the chain in which `lane` runs."""
+    return PARENT.get(lane, lane)
+
+
+def parse_lanes(text: str | None, on: Collection[str] = LANES) -> tuple[str, ...]:
+    """`speech,texts` as lanes in their order; None means every lane that is `on`. Raises `UsageError`."""
     if text is None:
-        return LANES
+        return tuple(lane for lane in LANES if lane in on)
     asked = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in asked if name not in LANES]
     if unknown or not asked:
         raise UsageError(f"unknown lane {', '.join(unknown) or text!r}: choose from {', '.join(LANES)}")
+    for lane in asked:
+        if lane not in on:
+            role = ROLE_OF_LANE[lane]
+            raise UsageError(
+                f"lane {lane} is off: the profile has no {role} model; set RUSHES_{role.upper()}_WEIGHTS, "
+                f"or RUSHES_{role.upper()}_PROFILE to a profile that has one (`rushes profiles list`)"
+            )
     return tuple(lane for lane in LANES if lane in asked)
 
 

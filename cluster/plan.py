@@ -9,16 +9,19 @@ same two pools share each card.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.errors import RushesError
 
 HEAR = ("decode", "speech_activity", "transcribe")
 TEXTS = {"texts"}
+LOOK = ("pictures", "thumbnails", "images")
 ALONE_BELOW_S = 1_800.0
 # An hour of media is a second or two of text vectors.
 TEXTS_ALONE_BELOW_S = 100 * 3_600.0
 ALONE = ("inline", "worker")
+# So many actors for pictures per card at the most.
+MOST_LOOKERS = 4
 RESERVED_GIB = 2.0
 RESERVED_CONNECTIONS = 10
 # Each actor has one connection; the driver works on one and holds the run with another.
@@ -46,8 +49,13 @@ class Rates:
     fused_x_realtime: float = 13.0
     texts_x_realtime: float = 1_500.0
     hear_share_of_work: float = 0.8
+    look_gib: float = 1.2
+    look_x_realtime: float = 12.0
+    # What an hour of sound and an image take is alike in tenths of a second.
+    image_media_s: float = 3.0
     hear_gpu_share: float = 0.45
     speak_gpu_share: float = 0.45
+    look_gpu_share: float = 0.1
     gpu_x_realtime: float = 60.0
 
 
@@ -66,6 +74,7 @@ class Work:
 
     media_s: float
     assets: int
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,11 @@ class Group:
     threads: int
     gpus_each: float = 0.0
     gib_each: float = 0.0
+
+    @property
+    def root(self) -> str:
+        """The root lane whose chain the group belongs to."""
+        return "frames" if self.stages[0] in LOOK else "speech"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +118,14 @@ def make_plan(
 ) -> Plan:
     """Choose the grouping for `stages` (names in chain order); `PlanError` when it cannot fit."""
     rates = rates or Rates()
-    cpus = sum(node.cpus for node in nodes)
-    gpus = [gib for node in nodes for gib in node.gpu_gib]
-    small = work.media_s < _alone_below_s(stages)
-    if runner in ALONE or (runner == "auto" and small):
-        plan = _alone(work, cpus, stages, rates, runner)
-    elif gpus:
-        plan = _on_gpus(nodes, stages, rates)
+    media_s = work.media_s + work.images * rates.image_media_s
+    if runner in ALONE or (runner == "auto" and media_s < _alone_below_s(stages)):
+        plan = _alone(work, sum(node.cpus for node in nodes), stages, rates, runner)
     else:
-        plan = _on_cpus(work, nodes, stages, rates)
+        heard = tuple(name for name in stages if name not in LOOK)
+        looked = tuple(name for name in stages if name in LOOK)
+        on = _on_gpus if any(node.gpu_gib for node in nodes) else _on_cpus
+        plan = on(work, nodes, heard, looked, rates)
     return check(plan, nodes, max_connections)
 
 
@@ -129,56 +142,90 @@ def _alone(work: Work, cpus: int, stages: Sequence[str], rates: Rates, runner: s
     if runner == "auto":
         runner = "worker"
         from_min = _alone_below_s(stages) / 60
-        why = f"{work.media_s / 60:.1f} min of media: starting Ray pays off from {from_min:.0f} min"
+        what = f"{work.media_s / 60:.1f} min of media" + (f" and {work.images} image(s)" if work.images else "")
+        why = f"{what}: starting Ray pays off from {from_min:.0f} min"
     group = Group(runner, tuple(stages), 1, float(cpus), cpus, gib_each=rates.fused_gib)
-    speed = _fused_x_realtime(stages, rates) * min(cpus, 1.25)
-    return Plan(runner, (group,), why, speed, runner, 1 + DRIVER_CONNECTIONS)
+    needed = sum(1 / rate for rate in _chain_rates(stages, rates))
+    return Plan(runner, (group,), why, min(cpus, 1.25) / needed, runner, 1 + DRIVER_CONNECTIONS)
 
 
-def _on_cpus(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
+def _chain_rates(stages: Sequence[str], rates: Rates) -> list[float]:
+    """Media hours per hour of one core, for the chain of each root lane that has stages."""
+    heard = [name for name in stages if name not in LOOK]
+    found = [_fused_x_realtime(heard, rates)] if heard else []
+    return [*found, rates.look_x_realtime] if len(heard) < len(stages) else found
+
+
+def _on_cpus(work: Work, nodes: Sequence[Node], heard: tuple[str, ...], looked: tuple[str, ...], rates: Rates) -> Plan:
     cpus = sum(node.cpus for node in nodes)
-    fits = sum(int(max(node.memory_gib - RESERVED_GIB, 0) // rates.fused_gib) for node in nodes)
+    look = _look_on_cpus(work, cpus, heard, looked, rates)
+    taken_gib = sum(group.actors * group.gib_each for group in look) / len(nodes)
+    speed = sum(group.actors for group in look) * rates.look_x_realtime
+    if not heard:
+        why = f"{look[0].actors} actors for pictures, one per core"
+        return _on_ray(look, cpus, why, speed, LOOK[0])
+    rooms_gib = [max(node.memory_gib - RESERVED_GIB - taken_gib, 0.0) for node in nodes]
+    fits = sum(int(room // rates.fused_gib) for room in rooms_gib)
     actors = max(1, min(cpus, work.assets or 1))
-    if fits >= actors or (fits >= 1 and set(stages).isdisjoint(HEAR)):
+    if fits >= actors or (fits >= 1 and set(heard).isdisjoint(HEAR)):
         actors = min(actors, fits)
-        group = Group("fused", tuple(stages), actors, _cpus_each(cpus, actors), 1, gib_each=rates.fused_gib)
+        groups = (Group("fused", heard, actors, 0.0, 1, gib_each=rates.fused_gib), *look)
         why = f"{actors} fused replicas x {rates.fused_gib} GiB fit; one per core is the fastest cut on CPUs"
-        speed = _fused_x_realtime(stages, rates) * actors
-        limit = "texts" if set(stages) == TEXTS else "transcribe"
-        return Plan("ray", (group,), why, speed, limit, actors + DRIVER_CONNECTIONS)
-    hear = max(
-        1,
-        min(
-            actors - 1,
-            int((sum(n.memory_gib for n in nodes) - RESERVED_GIB - rates.speak_gib) // rates.hear_gib),
-        ),
-    )
-    groups = _two_pools(stages, hear, 1, cpus, rates, 0.0, 0.0)
-    why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit in memory: recognition apart from torch"
-    speed = rates.fused_x_realtime * min(hear / rates.hear_share_of_work, 1 / (1 - rates.hear_share_of_work))
-    return Plan("ray", groups, why, speed, "transcribe", hear + 1 + DRIVER_CONNECTIONS)
+        heard_speed, limit = _fused_x_realtime(heard, rates) * actors, "texts" if set(heard) == TEXTS else "transcribe"
+    else:
+        hear = max(1, min(actors - 1, int((sum(rooms_gib) - rates.speak_gib) // rates.hear_gib)))
+        groups = (*_two_pools(heard, hear, 1, rates, 0.0, 0.0), *look)
+        why = f"only {fits} fused replicas x {rates.fused_gib} GiB fit in memory: recognition apart from torch"
+        share = rates.hear_share_of_work
+        heard_speed, limit = rates.fused_x_realtime * min(hear / share, 1 / (1 - share)), "transcribe"
+    if look and speed < heard_speed:
+        heard_speed, limit = speed, LOOK[0]
+    return _on_ray(groups, cpus, why, heard_speed, limit)
 
 
-def _on_gpus(nodes: Sequence[Node], stages: Sequence[str], rates: Rates) -> Plan:
+def _look_on_cpus(
+    work: Work, cpus: int, heard: Sequence[str], looked: tuple[str, ...], rates: Rates
+) -> tuple[Group, ...]:
+    """Actors for pictures: one per core, half as many beside those for sound, which share the cores with them."""
+    actors = max(1, min(cpus if not heard else cpus // 2, work.assets or 1))
+    return (Group("look", looked, actors, 0.0, 1, gib_each=rates.look_gib),) if looked else ()
+
+
+def _on_gpus(work: Work, nodes: Sequence[Node], heard: tuple[str, ...], looked: tuple[str, ...], rates: Rates) -> Plan:
     cards = sum(len(node.gpu_gib) for node in nodes)
     # An actor takes its CPUs beside its card: those of other nodes are out of its reach.
-    cpus = int(cards * min(node.cpus / len(node.gpu_gib) for node in nodes if node.gpu_gib))
-    groups = _two_pools(stages, cards, cards, cpus, rates, rates.hear_gpu_share, rates.speak_gpu_share)
+    each = min(node.cpus / len(node.gpu_gib) for node in nodes if node.gpu_gib)
+    # Decoding pictures keeps a core busy: several actors share what a card has for them.
+    lookers = max(1, min(MOST_LOOKERS, int(each) // 3))
+    look_share = int(1000 * rates.look_gpu_share / lookers) / 1000
+    look = Group("look", looked, cards * lookers, 0.0, 0, look_share, rates.look_gib)
+    pools = _two_pools(heard, cards, cards, rates, rates.hear_gpu_share, rates.speak_gpu_share) if heard else ()
     why = f"{cards} GPU(s), each shared {rates.hear_gpu_share} + {rates.speak_gpu_share} by recognition and torch"
-    return Plan("ray", groups, why, rates.gpu_x_realtime * cards, "transcribe", cards * 2 + DRIVER_CONNECTIONS)
+    if looked:
+        why = f"{why} + {lookers} x {look_share} by pictures" if heard else f"{cards} GPU(s) for pictures"
+    speeds = [(rates.gpu_x_realtime * cards, "transcribe")] if heard else []
+    speeds += [(rates.look_x_realtime * look.actors, LOOK[0])] if looked else []
+    return _on_ray((*pools, look) if looked else pools, int(cards * each), why, *min(speeds))
 
 
 def _two_pools(
-    stages: Sequence[str], hear: int, speak: int, cpus: int, rates: Rates, hear_gpu: float, speak_gpu: float
+    stages: Sequence[str], hear: int, speak: int, rates: Rates, hear_gpu: float, speak_gpu: float
 ) -> tuple[Group, ...]:
     first = tuple(name for name in stages if name in HEAR)
     second = tuple(name for name in stages if name not in HEAR)
-    each = _cpus_each(cpus, (hear if first else 0) + (speak if second else 0))
     groups = [
-        Group("hear", first, hear, each, max(1, int(each)), hear_gpu, rates.hear_gib),
-        Group("speak", second, speak, each, max(1, int(each)), speak_gpu, rates.speak_gib),
+        Group("hear", first, hear, 0.0, 0, hear_gpu, rates.hear_gib),
+        Group("speak", second, speak, 0.0, 0, speak_gpu, rates.speak_gib),
     ]
     return tuple(group for group in groups if group.stages)
+
+
+def _on_ray(groups: Sequence[Group], cpus: int, why: str, speed: float, limit: str) -> Plan:
+    """The groups with equal parts of the CPUs; one that has no thread count yet gets as many as CPUs."""
+    actors = sum(group.actors for group in groups)
+    each = _cpus_each(cpus, actors)
+    shared = tuple(replace(group, cpus_each=each, threads=group.threads or max(1, int(each))) for group in groups)
+    return Plan("ray", shared, why, speed, limit, actors + DRIVER_CONNECTIONS)
 
 
 def _cpus_each(cpus: int, actors: int) -> float:
@@ -210,7 +257,7 @@ def object_store_bytes(plan: Plan, longest_s: float) -> int:
 
     A producer may run one row ahead, so every first-pool actor counts twice with the longest audio.
     """
-    hops = len(plan.groups) - 1
+    hops = max(0, len([group for group in plan.groups if group.root == "speech"]) - 1)
     audio_bytes = int(longest_s * AUDIO_BYTES_PER_S)
     return LEAST_STORE_BYTES + hops * 2 * plan.groups[0].actors * audio_bytes
 

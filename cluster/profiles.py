@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cluster.errors import UsageError
+from cluster.image_model import described
 
 ROLES = ("transcriber", "diarizer", "voice", "text")
 # A profile that leaves such a role out has it off.
-OPTIONAL_ROLES = ("reranker",)
+OPTIONAL_ROLES = ("reranker", "image", "shots")
 ALL_ROLES = (*ROLES, *OPTIONAL_ROLES)
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "transcriber": ("faster-whisper",),
@@ -25,11 +26,20 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "voice": ("ge2e", "pyannote"),
     "text": ("sentence-transformers",),
     "reranker": ("cross-encoder",),
+    "image": ("open_clip",),
+    "shots": ("transnetv2",),
 }
 HALF = ("float16", "bfloat16")
 TORCH_PRECISIONS = ("default", "float32", *HALF)
 # What the transcriber can do depends on the device, so it says so when it loads.
-PRECISIONS: Mapping[str, tuple[str, ...]] = {"text": TORCH_PRECISIONS, "reranker": TORCH_PRECISIONS}
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "text": TORCH_PRECISIONS,
+    "reranker": TORCH_PRECISIONS,
+    "image": TORCH_PRECISIONS,
+}
+# What pictures are made in; open_clip has more.
+RESIZES = ("shortest", "squash")
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 Roles = Mapping[str, Mapping[str, Any]]
 
@@ -50,6 +60,11 @@ class ModelChoice:
     max_tokens: int = 256
     query_prefix: str = ""
     document_prefix: str = ""
+    architecture: str | None = None
+    image_size: int = 224
+    image_resize: Literal["shortest", "squash"] = "shortest"
+    image_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    batch_pixels: int = 64 * 224 * 224
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for the database."""
@@ -93,6 +108,8 @@ def choose(role: str, profile: str, overrides: Mapping[str, Any], own: Mapping[s
         values.setdefault("engine", ENGINES[role][0])
     if "weights" not in values:
         raise UsageError(_off(role, profile))
+    if role == "image":
+        values = described(values)
     choice = ModelChoice(role=role, profile=profile, **values)
     check_choice(choice)
     return choice
@@ -108,10 +125,12 @@ def choose_optional(
 
 
 def check_choice(choice: ModelChoice) -> None:
-    """Raise `UsageError` for an engine or a precision that the role does not have."""
+    """Raise `UsageError` for an engine, a precision or a way to resize that the role does not have."""
     for field, value, known in (
         ("engine", choice.engine, ENGINES[choice.role]),
         ("precision", choice.precision, PRECISIONS.get(choice.role)),
+        ("image_resize", choice.image_resize, RESIZES),
+        ("image_interpolation", choice.image_interpolation, INTERPOLATIONS),
     ):
         if known is not None and value not in known:
             raise UsageError(
@@ -135,5 +154,6 @@ def _profile_values(role: str, profile: str, own: Mapping[str, Roles], seen: tup
 
 def _off(role: str, profile: str) -> str:
     if role in OPTIONAL_ROLES:
-        return f"profile {profile!r} has no {role}: set RUSHES_{role.upper()}_WEIGHTS or RUSHES_{role.upper()}_PROFILE"
+        model = role if role == "reranker" else f"{role} model"
+        return f"profile {profile!r} has no {model}: set RUSHES_{role.upper()}_WEIGHTS or RUSHES_{role.upper()}_PROFILE"
     return f"profile {profile!r} names no {role} weights: add them to [profiles.{profile}.{role}] or choose another"

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -37,6 +37,11 @@ class ModelFields(BaseModel):
     max_tokens: int | None = Field(None, ge=8)
     query_prefix: str | None = None
     document_prefix: str | None = None
+    architecture: str | None = None
+    image_size: int | None = Field(None, ge=16, le=1024)
+    image_resize: Literal["shortest", "squash"] | None = None
+    image_interpolation: Literal["bicubic", "bilinear"] | None = None
+    batch_pixels: int | None = Field(None, ge=1)
 
 
 class RoleSettings(ModelFields):
@@ -64,6 +69,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(default_factory=default_data_dir)
+    store: str | None = None
     database_url: SecretStr | None = None
     profile: str = "bundled"
     transcriber: RoleSettings = Field(default_factory=RoleSettings)
@@ -71,9 +77,11 @@ class Settings(BaseSettings):
     voice: RoleSettings = Field(default_factory=RoleSettings)
     text: RoleSettings = Field(default_factory=RoleSettings)
     reranker: RoleSettings = Field(default_factory=RoleSettings)
-    profiles: dict[str, dict[Literal["transcriber", "diarizer", "voice", "text", "reranker"], OwnProfile]] = Field(
-        default_factory=dict
-    )
+    image: RoleSettings = Field(default_factory=RoleSettings)
+    shots: RoleSettings = Field(default_factory=RoleSettings)
+    profiles: dict[
+        str, dict[Literal["transcriber", "diarizer", "voice", "text", "reranker", "image", "shots"], OwnProfile]
+    ] = Field(default_factory=dict)
 
     segment_source: Literal["diarization", "whisper"] = "diarization"
     language: str | None = None
@@ -81,9 +89,14 @@ class Settings(BaseSettings):
     min_speakers: int | None = Field(None, ge=1)
     max_speakers: int | None = Field(None, ge=1)
     identify: bool = False
+    min_frames_per_minute: float = Field(6.0, gt=0, le=60)
+    max_frames_per_minute: float = Field(20.0, gt=0, le=600)
+    visual_threshold: float = Field(0.72, ge=0, le=1)
 
     decode_base_s: float = Field(60.0, gt=0)
     decode_s_per_hour: float = Field(600.0, gt=0)
+    pictures_base_s: float = Field(60.0, gt=0)
+    pictures_s_per_hour: float = Field(7_200.0, gt=0)
     database_wait_s: float = Field(60.0, ge=0)
     decode_memory_bytes: int = Field(4 * 2**30, ge=2**28)
     stage_base_s: float = Field(600.0, gt=0)
@@ -103,6 +116,16 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path()))
+
+    @field_validator("store")
+    @classmethod
+    def _same_everywhere(cls, store: str | None) -> str | None:
+        """An actor's working folder is another than that of the command."""
+        return store if not store or "://" in store else str(Path(store).expanduser().absolute())
+
+    def store_root(self) -> str:
+        """Where thumbnails lie: a local folder or an object-store address."""
+        return self.store or str(self.data_dir.absolute() / "store")
 
     def model_choice(self, role: str) -> ModelChoice:
         """The model of `role` after profile and overrides; raises `UsageError` for unknown names."""
@@ -158,6 +181,11 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     low, high = settings.speaker_bounds()
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-speakers {low} is greater than --max-speakers {high}")
+    if settings.min_frames_per_minute > settings.max_frames_per_minute:
+        raise UsageError(
+            f"min_frames_per_minute {settings.min_frames_per_minute} is greater than max_frames_per_minute "
+            f"{settings.max_frames_per_minute}"
+        )
     for role in ALL_ROLES:
         settings.optional_choice(role)
     return settings

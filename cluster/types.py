@@ -50,6 +50,27 @@ CHUNK = pa.struct(
         "vector": pa.list_(pa.float32()),
     }
 )
+SHOT = pa.struct({"start_ms": pa.int32(), "end_ms": pa.int32()})
+FRAME = pa.struct(
+    {
+        "idx": pa.int32(),
+        "shot": pa.int32(),
+        "pts": pa.int64(),
+        "time_base_num": pa.int32(),
+        "time_base_den": pa.int32(),
+        "t_ms": pa.int32(),
+        "phash": pa.binary(8),
+        "is_informative": pa.bool_(),
+        "thumbnail_sha256": pa.string(),
+    }
+)
+# Of the whole length of an asset, denser than its keyframes; only informative ones.
+SAMPLE = pa.struct({"t_ms": pa.int32(), "phash": pa.binary(8)})
+PICTURE_SIZE = pa.struct({"width": pa.int32(), "height": pa.int32()})
+THUMBNAIL = pa.struct({"idx": pa.int32(), "jpeg": pa.binary()})
+# RGB, row by row, height x width x 3 bytes, in the size that the image model takes.
+PIXELS = pa.struct({"idx": pa.int32(), "rgb": pa.large_binary()})
+IMAGE_VECTOR = pa.struct({"idx": pa.int32(), "vector": pa.list_(pa.float32())})
 UNIT = pa.struct({"lane": pa.string(), "fingerprint": pa.string(), "generation": pa.int64()})
 _BLAME = {
     "failure": pa.string(),
@@ -78,9 +99,11 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "uri": pa.string(),
     "byte_size": pa.int64(),
     "mtime_ns": pa.int64(),
+    "media_kind": pa.string(),
     "audio_stream": pa.int32(),
     "duration_ms": pa.int64(),
     "given_turns": pa.list_(TURN),
+    "root": pa.string(),
     "lanes": pa.list_(pa.string()),
     "units": pa.list_(UNIT),
     "error": ERROR,
@@ -96,11 +119,18 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "voices": pa.list_(VOICE),
     "voice_cache_hits": pa.int32(),
     "chunks": pa.list_(CHUNK),
+    "shots": pa.list_(SHOT),
+    "frames": pa.list_(FRAME),
+    "samples": pa.list_(SAMPLE),
+    "picture_size": PICTURE_SIZE,
+    "thumbnails": pa.list_(THUMBNAIL),
+    "pixels": pa.large_list(PIXELS),
+    "image_vectors": pa.list_(IMAGE_VECTOR),
     "outcome": pa.string(),
 }
 ROW = (
-    "asset_id", "sha256", "uri", "byte_size", "mtime_ns", "audio_stream", "duration_ms",
-    "given_turns", "lanes", "units", "error", "timings",
+    "asset_id", "sha256", "uri", "byte_size", "mtime_ns", "media_kind", "audio_stream", "duration_ms",
+    "given_turns", "root", "lanes", "units", "error", "timings",
 )  # fmt: skip
 
 

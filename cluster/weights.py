@@ -1,6 +1,7 @@
 """Where model weights lie: in an installed package, at a path, or on the hub at a pinned revision.
 
-`package:MODULE/PATH`, `path:/DIR` (or a plain path), `hub:ORG/NAME@REVISION[#SUBFOLDER]`. A
+`package:MODULE/PATH`, `path:/DIR` (or a plain path), `hub:ORG/NAME@REVISION[#SUBFOLDER]`. For the image role
+also `tag:ARCHITECTURE/NAME`, a pretrained tag of open_clip: its hub repository as it was when it was pulled. A
 missing one is an error that names the fix; nothing falls back to another model.
 """
 
@@ -16,13 +17,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from cluster.errors import RushesError
+from cluster.image_model import tag_place
 
+_NEWEST = "main"
 _HUB = re.compile(r"hub:(?P<repo>[^@#]+)@(?P<revision>[0-9a-f]{40})(#(?P<folder>.+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A model hub repository at a revision of 40 hex digits; `folder` is the part of it that is meant."""
+    """A model hub repository at a revision of 40 hex digits, or for a tag at its newest when it is pulled.
+
+    `folder` is the part of it that is meant.
+    """
 
     repo: str
     revision: str
@@ -32,14 +38,15 @@ class HubName:
 def locate(weights: str, *, download: bool = True) -> Path:
     """The local file or folder of `weights`; fetches a hub snapshot that is not there yet, if it may.
 
-    Raises `RushesError` with the way out when it is nowhere.
+    A tag is never fetched here, because it may mean something else by now. Raises `RushesError` with the way out
+    when it is nowhere.
     """
     kind, _, rest = weights.partition(":")
     if kind == "package":
         return _package_path(rest)
-    if kind == "hub":
+    if on_hub(weights):
         name = hub_name(weights)
-        root = _hub_root(name, download)
+        root = _hub_root(name, download and kind == "hub")
         return root / name.folder if name.folder else root
     path = Path(rest if kind == "path" else weights).expanduser()
     if not path.exists():
@@ -50,13 +57,17 @@ def locate(weights: str, *, download: bool = True) -> Path:
 def identity(weights: str) -> str:
     """A stable name of the content, for fingerprints and spaces; loads no model.
 
-    A package answers with its version, the hub with its revision, a path with the SHA-256 over its
-    files (names, sizes and bytes).
+    A package answers with its version, the hub with its revision (a tag with that which was pulled), a path with
+    the SHA-256 over its files (names, sizes and bytes).
     """
     kind = weights.partition(":")[0]
     if kind == "hub":
         hub_name(weights)
         return weights
+    if kind == "tag":
+        name = hub_name(weights)
+        pinned = f"hub:{name.repo}@{_hub_root(name, download=False).name}"
+        return f"{pinned}#{name.folder}" if name.folder else pinned
     if kind == "package":
         return f"{weights}=={package_version(weights)}"
     return f"sha256:{_tree_sha256(locate(weights))}"
@@ -67,8 +78,16 @@ def package_version(weights: str) -> str:
     return _package_version(weights.partition(":")[2].partition("/")[0])
 
 
+def on_hub(weights: str) -> bool:
+    """Whether the weights come from the model hub."""
+    return weights.startswith(("hub:", "tag:"))
+
+
 def hub_name(weights: str) -> HubName:
-    """The parts of `hub:ORG/NAME@REVISION[#FOLDER]`; `RushesError` when it is not pinned."""
+    """The parts of `hub:ORG/NAME@REVISION[#FOLDER]`, or what a tag stands for; `RushesError` when it is not pinned."""
+    if weights.startswith("tag:"):
+        repo, file = tag_place(weights)
+        return HubName(repo, _NEWEST, file)
     match = _HUB.fullmatch(weights)
     if match is None:
         raise RushesError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import RushesError
-from cluster.weights import hub_name, identity, locate, package_version
+from cluster.weights import hub_name, identity, locate, on_hub, package_version
 
 _LICENCE = re.compile(r"\A---\n.*?^license:\s*(\S+)", re.DOTALL | re.MULTILINE)
 _SUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -65,7 +65,7 @@ def verify(weights: str) -> Verdict:
         place = locate(weights, download=False)
     except RushesError as error:
         return Verdict(weights, "absent", (str(error),))
-    if weights.startswith("hub:"):
+    if on_hub(weights):
         return _judged(weights, list(_hub_damage(_snapshot(weights, place))))
     if weights.startswith("package:"):
         return _verify_package(weights, place)
@@ -74,7 +74,7 @@ def verify(weights: str) -> Verdict:
 
 def distinct(weights: list[str]) -> list[str]:
     """The weights that differ in content: a folder of a snapshot is part of the snapshot."""
-    return list(dict.fromkeys(name.partition("#")[0] if name.startswith("hub:") else name for name in weights))
+    return list(dict.fromkeys(name.partition("#")[0] if on_hub(name) else name for name in weights))
 
 
 def _verify_package(weights: str, place: Path) -> Verdict:
@@ -95,7 +95,7 @@ def _judged(weights: str, problems: list[str]) -> Verdict:
 
 
 def _way_out(weights: str) -> str:
-    if weights.startswith("hub:"):
+    if on_hub(weights):
         return "remove the named files and run `rushes models pull`"
     if weights.startswith("package:"):
         return "run `make install` again, after `uv pip uninstall` of the package"
@@ -172,8 +172,8 @@ def _git_sha1(path: Path) -> str:
 
 def _revision(weights: str) -> str:
     try:
-        if weights.startswith("hub:"):
-            return hub_name(weights).revision
+        if on_hub(weights):
+            return hub_name(identity(weights)).revision
         return package_version(weights) if weights.startswith("package:") else ""
     except RushesError:
         return ""
@@ -195,6 +195,11 @@ def _licence(known: dict[str, Any], place: Path | None) -> str:
 
 def _entry(weights: str) -> dict[str, Any]:
     kind, _, rest = weights.partition(":")
+    if kind == "tag":
+        try:
+            kind, rest = "hub", hub_name(weights).repo
+        except RushesError:
+            return {}
     return _catalogue().get(kind, {}).get(rest.partition("@")[0], {})
 
 

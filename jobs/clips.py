@@ -39,6 +39,15 @@ class Sound:
             file.writeframes(part.astype("<i2").tobytes())
 
 
+def present_source(conn: Any, asset_id: int) -> dict[str, Any]:
+    """A source of the asset that is there, as `readable_sources` tells it; `RushesError` without any."""
+    rows = readable_sources(conn, asset_id)
+    there = [row for row in rows if is_remote(row["uri"]) or not is_missing(row["uri"])]
+    if not there:
+        raise RushesError(f"no source of it is there now: {rows[0]['uri'] if rows else 'all are gone'}")
+    return there[0]
+
+
 class Clips:
     """Decodes assets one after the other in a child process of its own."""
 
@@ -53,11 +62,7 @@ class Clips:
         """The sound of the asset; `RushesError` when no source is there, and what `Decode.process` raises."""
         import pyarrow as pa
 
-        rows = readable_sources(conn, named.asset_id)
-        there = [row for row in rows if is_remote(row["uri"]) or not is_missing(row["uri"])]
-        if not there:
-            raise RushesError(f"no source of it is there now: {rows[0]['uri'] if rows else 'all are gone'}")
-        table = pa.Table.from_pylist([there[0]])
+        table = pa.Table.from_pylist([present_source(conn, named.asset_id)])
         sound = self._stage.process(table).column("audio").chunk(0)
         return Sound(sound.values.to_numpy()[sound.offsets[0].as_py() : sound.offsets[1].as_py()])
 

@@ -21,7 +21,7 @@ from jobs.interrupt import commit_first
 
 # After so many deaths not even the failure is written: the row comes back without an outcome.
 MAX_DEATHS = 2 * MAX_ATTEMPTS[FailureClass.CRASH]
-KEEPS = ("asset_id", "sha256", "uri", "duration_ms", "lanes", "error", "timings")
+KEEPS = ("asset_id", "sha256", "uri", "duration_ms", "root", "lanes", "error", "timings")
 
 
 class Commit(DatabaseStage):

@@ -17,19 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.device import Meter, Placement, Use, cpu_name, device_used_gib, gpu_name, placement
+from actors.images import Images
 from actors.speech_activity import SpeechActivity
 from actors.texts import Texts
 from actors.transcribe import Transcribe
 from actors.voices import Voices
 from cluster.errors import RushesError, UsageError
+from cluster.image_model import pixel_spec
 from cluster.media.child import MediaChild
+from cluster.media.pictures import PictureSpec
 from cluster.profiles import ModelChoice
 from cluster.settings import Settings
 from cluster.types import SAMPLE_RATE_HZ, audio_array, rows_table, with_column
-from jobs.demo import call_path
+from jobs.demo import call_path, film_path
 from jobs.runners import this_node
 
-ROLES = {"text": "text", "voice": "voice", "asr": "transcriber"}
+ROLES = {"text": "text", "voice": "voice", "asr": "transcriber", "image": "image"}
 REPEATS = 3
 TARGET_S = 3.0
 MOST_TIMES = 512
@@ -84,11 +87,9 @@ class Speed:
 
 
 def bench(settings: Settings, what: str) -> Speed:
-    """Measure `text`, `voice` or `asr`; `RushesError` when the model does not load on its device."""
-    if what == "image":
-        raise RushesError(f"profile {settings.profile!r} names no image model: there is no image role yet")
+    """Measure `text`, `voice`, `asr` or `image`; `RushesError` when the model does not load on its device."""
     if what not in ROLES:
-        raise UsageError(f"nothing to measure under {what!r}: choose from {', '.join((*ROLES, 'image'))}")
+        raise UsageError(f"nothing to measure under {what!r}: choose from {', '.join(ROLES)}")
     choice, threads = settings.model_choice(ROLES[what]), this_node(settings).cpus
     idle_gib = device_used_gib()
     stage = _stage(what, choice, settings, threads)
@@ -121,6 +122,8 @@ def _stage(what: str, choice: ModelChoice, settings: Settings, threads: int) -> 
         return Texts(choice, threads=threads)
     if what == "voice":
         return Voices(choice, threads=threads)
+    if what == "image":
+        return Images(choice, threads=threads)
     return Transcribe(choice, settings.language, threads=threads)
 
 
@@ -140,6 +143,8 @@ def _loaded(stage: Any, choice: ModelChoice) -> float:
 def _work(what: str, stage: Any, settings: Settings) -> Work:
     if what == "text":
         return _texts(stage)
+    if what == "image":
+        return _pictures(stage, settings)
     sound = _call(settings)
     activity = SpeechActivity()
     activity.load()
@@ -152,6 +157,18 @@ def _texts(stage: Texts) -> Work:
     words = sum(len(text.split()) for text in texts) / len(texts)
     amounts = {"texts": len(texts)}
     return Work(lambda times: stage.embed_documents(texts * times), amounts, f"texts of {words:.0f} words")
+
+
+def _pictures(stage: Images, settings: Settings) -> Work:
+    size, child = stage.choice.image_size, MediaChild(settings.decode_memory_bytes)
+    try:
+        film = child.pictures(film_path(), "video", PictureSpec(pixels=pixel_spec(stage.choice)), DECODE_DEADLINE_S)
+    finally:
+        child.close()
+    rgb = film.table.column("pixels")[0].values.field("rgb").to_pylist()
+    pictures = [np.frombuffer(picture, np.uint8).reshape(size, size, 3) for picture in rgb]
+    amounts = {"pictures": len(pictures)}
+    return Work(lambda times: stage.embed_pictures(pictures * times), amounts, f"keyframes of {size} x {size} pixels")
 
 
 def _voices(stage: Voices, sound: NDArray[np.int16], regions: Sequence[Mapping[str, int]]) -> Work:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.db import ledger, report, runs
 from cluster.db.spaces import Space
 from cluster.errors import RushesError
+from cluster.lanes import LANES
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
 from jobs.forecast import Forecast, forecast_for, informed
 from jobs.job import Job
@@ -38,7 +40,8 @@ class Execution:
     ) -> None:
         self.job, self.check, self.close_gate = job, check, close_gate
         self.selection = ledger.Selection(())
-        self.losses: Counter[int] = Counter()
+        self.losses: Counter[tuple[int, str]] = Counter()
+        self.lanes: tuple[str, ...] = ()
         self.worker: Worker | None = None
         self.spec = JobSpec(
             run_id=str(job.run_id),
@@ -63,8 +66,13 @@ class Execution:
     def _passes(self, rows: Sequence[ledger.PendingRow]) -> None:
         self.bear_failures()
         job, chosen = self.job, rows
+        # No actor loads the models of a lane without work.
+        self.lanes = lanes_of(rows)
+        self.spec = replace(self.spec, lanes=self.lanes)
         self.selection = ledger.Selection(
-            [row.asset_id for row in rows], newest_first=job.options.newest_first, found=[row.uri for row in rows]
+            sorted({row.asset_id for row in rows}),
+            newest_first=job.options.newest_first,
+            found=[row.uri for row in rows],
         )
         while rows:
             due = [row for row in rows if row.due_in_s <= 0]
@@ -74,7 +82,7 @@ class Execution:
                 delay_s = min(row.due_in_s for row in rows)
                 job.reporter.waiting(len(rows), delay_s)
                 time.sleep(delay_s)
-            rows = [row for row in job.session.run(self._pending) if self.losses[row.asset_id] < MAX_LOSSES]
+            rows = [row for row in job.session.run(self._pending) if self.losses[row.asset_id, row.root] < MAX_LOSSES]
         self._settle(chosen)
         self.bear_failures()
 
@@ -89,12 +97,11 @@ class Execution:
             lambda conn: ledger.settled_by(conn, job.run_id, self.selection.asset_ids, job.prints, job.options.lanes)
         )
         for row in chosen:
-            outcome, before = settled.get(row.asset_id), heard.get(row.asset_id)
+            outcome, before = settled.get((row.asset_id, row.root)), heard.get(row.asset_id, {}).get(row.root)
             if outcome is None or outcome == before or (before in ("done", "failed") and outcome != "failed"):
                 continue
-            job.summary.count(
-                {"asset_id": row.asset_id, "uri": row.uri, "duration_ms": row.duration_ms, "outcome": outcome}
-            )
+            told = {"asset_id": row.asset_id, "uri": row.uri, "duration_ms": row.duration_ms, "root": row.root}
+            job.summary.count({**told, "outcome": outcome})
 
     def _pending(self, conn: Any) -> list[ledger.PendingRow]:
         # No actor runs now: what is still claimed came back without an outcome.
@@ -113,7 +120,7 @@ class Execution:
 
     def _stream(self, rows: Sequence[ledger.PendingRow], work: Work) -> None:
         job, spec = self.job, self.spec
-        plan = plan_for(job, work, [this_node(job.settings)])
+        plan = plan_for(job, work, [this_node(job.settings)], self.lanes)
         if plan.runner == "inline":
             self._consume(work, plan, lambda: run_inline_rows(spec, plan, rows))
             return
@@ -133,7 +140,7 @@ class Execution:
             ) as nodes,
         ):
             if job.options.address is not None:
-                plan = plan_for(job, work, nodes)
+                plan = plan_for(job, work, nodes, self.lanes)
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
 
     def _worker_for(self, plan: Plan) -> Worker:
@@ -163,7 +170,7 @@ class Execution:
         summary = self.job.summary
         summary.count(row)
         if row["outcome"] is None:
-            self.losses[row["asset_id"]] += 1
+            self.losses[row["asset_id"], row["root"]] += 1
             # A database that is gone for good ends the run here, and not after a wait for every row.
             self.job.session.run(lambda conn: conn.execute("SELECT 1"))
         for timing in row["timings"] or ():
@@ -176,18 +183,18 @@ class Execution:
         summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
 
 
-def plan_for(job: Job, work: Work, nodes: Sequence[Node]) -> Plan:
-    """The plan of this work on these nodes, with the rate that such work had before."""
-    return foresee(job, work, nodes)[0]
+def plan_for(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -> Plan:
+    """The plan of this work in these lanes on these nodes, with the rate that such work had before."""
+    return foresee(job, work, nodes, lanes)[0]
 
 
-def foresee(job: Job, work: Work, nodes: Sequence[Node]) -> tuple[Plan, Forecast]:
+def foresee(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -> tuple[Plan, Forecast]:
     """The plan, and where its rate comes from."""
-    stages = chain_names(job.settings, job.options.lanes)
+    stages = chain_names(job.settings, lanes)
     limit = job.session.run(report.max_connections)
     runner = "ray" if job.options.address is not None else job.settings.runner
     plan = make_plan(work, nodes, stages, runner=runner, max_connections=limit)
-    forecast = forecast_for(job, plan)
+    forecast = forecast_for(job, plan, lanes)
     return informed(plan, forecast), forecast
 
 
@@ -197,5 +204,13 @@ def since_first_claim(job: Job) -> float | None:
 
 
 def work_of(rows: Sequence[ledger.PendingRow]) -> Work:
-    """The work that is in the rows."""
-    return Work(sum(row.duration_ms or 0 for row in rows) / 1000, len(rows))
+    """The work that is in the rows; an asset counts once, whatever number of rows it has."""
+    assets = {row.asset_id: row.duration_ms or 0 for row in rows}
+    pictures = len({row.asset_id for row in rows if row.media_kind == "image"})
+    return Work(sum(assets.values()) / 1000, len(assets), pictures)
+
+
+def lanes_of(rows: Sequence[ledger.PendingRow]) -> tuple[str, ...]:
+    """The lanes that have work in the rows, in their order."""
+    found = {lane for row in rows for lane in row.lanes}
+    return tuple(lane for lane in LANES if lane in found)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.lanes import speech_chain, stages_for
+from actors.lanes import stages_for, whole_chain
 from cluster.db import rates
 from cluster.db.ledger import PendingRow
 from cluster.lanes import LANES
@@ -47,7 +47,7 @@ def foretell(
 
     `costs` is what that took, if it was read already.
     """
-    stages = {stage.name: stage.lanes for stage in stages_for(speech_chain(settings), lanes)}
+    stages = {stage.name: stage.lanes for stage in stages_for(whole_chain(settings), lanes)}
     wanted = {lane: prints[lane] for lane in lanes}
     start_up_s = rates.usual_start_up_s(conn, plan.runner)
     costs = rates.recent_costs(conn, wanted, plan.runner) if costs is None else costs
@@ -63,9 +63,9 @@ def informed(plan: Plan, forecast: Forecast) -> Plan:
     return replace(plan, hours_per_hour=forecast.hours_per_hour)
 
 
-def forecast_for(job: Job, plan: Plan) -> Forecast:
-    """What is to be expected of the plan in this job."""
-    lanes, costs = job.options.lanes, job.measured.get(plan.runner)
+def forecast_for(job: Job, plan: Plan, lanes: Sequence[str]) -> Forecast:
+    """What is to be expected of the plan for these lanes in this job."""
+    costs = job.measured.get(plan.runner)
     return job.session.run(lambda conn: foretell(conn, job.settings, job.prints, lanes, plan, costs))
 
 

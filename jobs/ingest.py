@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,8 @@ from cluster.media.inputs import Folder, Listing, Refused, SourceFile, is_missin
 from cluster.media.store import is_remote
 from cluster.plan import explain
 from cluster.settings import Settings
-from jobs.execution import Execution, foresee, work_of
+from jobs.alike import find_alike, is_waiting
+from jobs.execution import Execution, foresee, lanes_of, work_of
 from jobs.forecast import in_words, lane_counts
 from jobs.job import IngestOptions, Job, Reporter
 from jobs.register import Registered, changed, record_failures, register
@@ -60,14 +62,25 @@ def ingest(settings: Settings, options: IngestOptions, reporter: Reporter) -> Su
     """Register, run what is pending, reconcile. Raises `RushesError` for what a person can mend."""
     database = open_database(settings, settings.database_wait_s)
     refuse_embedded_elsewhere(database, options.address)
+    _refuse_store_elsewhere(settings, options)
     with database_errors(), ExitStack() as stack:
         return _Ingest(database, settings, options, reporter, stack).run()
+
+
+def _refuse_store_elsewhere(settings: Settings, options: IngestOptions) -> None:
+    if options.address is not None and "frames" in options.lanes and settings.store is None:
+        raise RushesError(
+            "thumbnails would stay on the nodes that make them: set RUSHES_STORE to an object store or a folder that "
+            "all nodes share to run on a cluster (--address), or leave the lane out (--lanes speech,voices,texts)"
+        )
 
 
 class _Ingest:
     def __init__(
         self, database: Database, settings: Settings, options: IngestOptions, reporter: Reporter, stack: ExitStack
     ) -> None:
+        self.prints = dict(options.prints or fingerprints(settings))
+        options = replace(options, lanes=tuple(lane for lane in options.lanes if lane in self.prints))
         self.settings, self.options, self.stack = settings, options, stack
         self.session = stack.enter_context(closing(self._connect(database, self._keep_gate_closed)))
         # The run's lock has a session to itself, watched while the driver waits for the actors.
@@ -76,7 +89,7 @@ class _Ingest:
         self.sources = Sources(Listing([], 0, []), {}, ())
         self.held = self.gate_closed = False
         self.again = options.retry_failed or options.force or bool(options.retry_units)
-        self.run_id, self.prints = uuid.uuid4(), dict(options.prints or fingerprints(settings))
+        self.run_id = uuid.uuid4()
         wanted = [SPACE_OF_LANE[lane] for lane in options.lanes if lane in SPACE_OF_LANE]
         self.identities = {kind: one for kind, one in space_identities(settings).items() if kind in wanted}
         names = [spaces.space_name(kind, *one) for kind, one in self.identities.items()]
@@ -200,7 +213,7 @@ class _Ingest:
             ledger.ensure_units(conn, ids, self.prints, list(self.prints))
             if registered.unreadable or registered.no_content:
                 record_failures(conn, self.run_id, registered, self.prints)
-            unreadable = {(asset_id, "speech") for asset_id in registered.unreadable}
+            unreadable = {(asset_id, ledger.CHARGED) for asset_id in registered.unreadable}
             ledger.retry_units(conn, options.retry_units - unreadable, self.prints)
             selection = ledger.Selection(
                 ids, options.since, options.until, options.limit, options.newest_first, again, found
@@ -241,7 +254,7 @@ class _Ingest:
         ids = self._chosen(sorted(set(same.values())) if self._named() else None)
         rows = self._pending(ids, list(same), Registered())
         summary, work = self.summary, work_of(rows)
-        summary.state, summary.planned, summary.media_h = "dry-run", len(rows), work.media_s / 3600
+        summary.state, summary.planned, summary.media_h = "dry-run", work.assets, work.media_s / 3600
         if files or refused:
             count_bytes, summary.new_files = sum(file.byte_size for file in files), len(files) + refused
             summary.notes.append(
@@ -249,7 +262,7 @@ class _Ingest:
                 "how long they are is not known yet"
             )
         if rows:
-            plan, forecast = foresee(self.job, work, [this_node(self.settings)])
+            plan, forecast = foresee(self.job, work, [this_node(self.settings)], lanes_of(rows))
             summary.runner, summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
             summary.notes.extend([in_words(lane_counts(rows)), *explain(plan, work), forecast.describe(work.media_s)])
         return summary
@@ -261,6 +274,7 @@ class _Ingest:
             made = self._spaces()
             self._activate(made)
             self._recognise(made)
+            self._find_alike(made)
         if summary.run_id is not None:
             self._finish("done")
         return summary
@@ -272,7 +286,9 @@ class _Ingest:
         summary = self.summary
         summary.failed = len(registered.unreadable) + len(registered.no_content)
         summary.skipped = self._states(registered.assets).get("skipped", 0)
-        summary.planned = len(rows) + summary.failed + summary.skipped
+        for row in rows:
+            summary.parts[row.asset_id] = summary.parts.get(row.asset_id, frozenset()) | {row.root}
+        summary.planned = len(summary.parts) + summary.failed + summary.skipped
         work = {"media_s": work_of(rows).media_s, "lanes": lane_counts(rows), "settled": summary.finished}
         self.session.run(lambda conn: runs.set_planned(conn, self.run_id, summary.planned, work))
         made = self._spaces()
@@ -296,6 +312,7 @@ class _Ingest:
         if state in ("done", "partial"):
             self._activate(made)
             self._recognise(made)
+            self._find_alike(made)
         self._count_speakers()
         reach(FaultPoint.RECONCILED)
         self._finish(summary.state)
@@ -312,6 +329,18 @@ class _Ingest:
             self._begin()
         self.summary.recognised, note = recognise(self.session, made["voice"], waiting, self.run_id)
         self.summary.notes.append(note)
+
+    def _find_alike(self, made: Mapping[str, spaces.Space]) -> None:
+        """Near duplicates and groups of pictures that nobody compared yet; nothing here fails the run."""
+        if "frames" not in self.options.lanes and "images" not in self.options.lanes:
+            return
+        active = self.session.run(lambda conn: spaces.active_space(conn, "image"))
+        space = active if active is not None and active == made.get("image", active) else None
+        if not is_waiting(self.session, space):
+            return
+        if self.summary.run_id is None:
+            self._begin()
+        self.summary.notes.extend(find_alike(self.session, space, self.settings.visual_threshold))
 
     def _count_speakers(self) -> None:
         """Known and unknown segments of what this run transcribed; they are all, or the run failed."""

@@ -13,6 +13,7 @@ from cluster.db.connect import Database
 from cluster.db.filter import AssetFilter
 from cluster.db.patience import Session
 from cluster.db.rates import Cost
+from cluster.lanes import LANES
 from cluster.plan import Plan, Work
 from cluster.selection import FailureLimit
 from cluster.settings import Settings
@@ -23,14 +24,14 @@ from jobs.summary import Summary
 class IngestOptions:
     """What one call of the main job may touch.
 
-    `asset_ids` and `prints`, given by a job that works on what is stored, stand for everything registered
-    and for the fingerprints of the settings.
+    Of `lanes` those are done that the settings have models for. `asset_ids` and `prints`, given by a job that
+    works on what is stored, stand for everything registered and for the fingerprints of the settings.
     """
 
     inputs: Sequence[str] = ()
     list_files: Sequence[str] = ()
     stdin: TextIO | None = None
-    lanes: tuple[str, ...] = ("speech", "voices", "texts")
+    lanes: tuple[str, ...] = LANES
     chosen: AssetFilter = field(default_factory=AssetFilter)
     limit: int | None = None
     newest_first: bool = False

@@ -220,19 +220,19 @@ def _reason(error: Exception) -> str:
 
 def record_failures(conn: Any, run_id: UUID, registered: Registered, prints: dict[str, str]) -> None:
     """File what could not be read under the run: units failed, history appended."""
-    from cluster.db.ledger import fail_units
+    from cluster.db.ledger import CHARGED, fail_units
 
     db.forget_registration(conn, run_id)
     for asset_id, (uri, failure, message) in registered.unreadable.items():
         with conn.transaction():
-            fail_units(conn, asset_id, prints, ["speech"], message)
+            fail_units(conn, asset_id, prints, [CHARGED], message)
             db.add_failure(
                 conn,
                 run_id=run_id,
                 asset_id=asset_id,
                 uri=uri,
-                lane="speech",
-                fingerprint=prints["speech"],
+                lane=CHARGED,
+                fingerprint=prints[CHARGED],
                 failure=failure,
                 stage="register",
                 message=message,

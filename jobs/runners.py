@@ -56,8 +56,10 @@ def _as_dict(row: PendingRow) -> dict[str, Any]:
         "uri": row.uri,
         "byte_size": row.byte_size,
         "mtime_ns": row.mtime_ns,
+        "media_kind": row.media_kind,
         "audio_stream": row.audio_stream,
         "duration_ms": row.duration_ms,
+        "root": row.root,
         "lanes": list(row.lanes),
     }
 
@@ -78,22 +80,23 @@ def run_worker_rows(worker: Worker, rows: Sequence[PendingRow]) -> Iterator[dict
 
 
 def blocks_of(rows: Sequence[PendingRow]) -> Iterator[list[dict[str, Any]]]:
-    """The rows as they travel: alone where media is decoded, else together, so that model batches are full.
+    """The rows as they travel: alone where sound or a film is decoded, else together, so that model batches are full.
 
-    A block holds `BLOCK_ROWS` rows at most and, unless one row alone is longer, `BLOCK_S` seconds of media: what
-    was said in it is in memory at once.
+    A block has rows of one root lane, `BLOCK_ROWS` at most and, unless one row alone is longer, `BLOCK_S` seconds
+    of media: what was said in it is in memory at once.
     """
-    block: list[dict[str, Any]] = []
-    length_s = 0.0
+    open_blocks: dict[str, list[dict[str, Any]]] = {}
+    lengths_s: dict[str, float] = {}
     for row in rows:
-        row_s = BLOCK_S if MEDIA_LANES.intersection(row.lanes) else (row.duration_ms or 0) / 1000
-        if block and (len(block) == BLOCK_ROWS or length_s + row_s > BLOCK_S):
+        is_alone = row.media_kind != "image" and bool(MEDIA_LANES.intersection(row.lanes))
+        row_s = BLOCK_S if is_alone else (row.duration_ms or 0) / 1000
+        block = open_blocks.get(row.root, [])
+        if block and (len(block) == BLOCK_ROWS or lengths_s[row.root] + row_s > BLOCK_S):
             yield block
-            block, length_s = [], 0.0
-        block.append(_as_dict(row))
-        length_s += row_s
-    if block:
-        yield block
+            block, lengths_s[row.root] = [], 0.0
+        open_blocks[row.root] = [*block, _as_dict(row)]
+        lengths_s[row.root] = lengths_s.get(row.root, 0.0) + row_s
+    yield from open_blocks.values()
 
 
 def run_ray_rows(spec: JobSpec, plan: Plan, rows: Sequence[PendingRow], settings: Settings) -> Iterator[dict[str, Any]]:

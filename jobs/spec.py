@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 from uuid import UUID
 
-from actors.lanes import speech_chain, stages_for
+from actors.lanes import stages_for, whole_chain
 from cluster.db.patience import Session
 from cluster.db.spaces import DatabaseVoiceCache, get_space
-from cluster.lanes import MEDIA_LANES
 from cluster.settings import Settings
 from cluster.stage import Stage, check_columns
 from cluster.types import ROW
@@ -60,11 +59,11 @@ def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
     chain: list[Stage] = [
         Claim(session, run_id, spec.prints),
         *stages_for(
-            speech_chain(
+            whole_chain(
                 settings,
                 voice_cache=cache,
                 threads=threads,
-                torch_threads=1 if MEDIA_LANES.intersection(spec.lanes) else threads,
+                torch_threads=1 if "voices" in spec.lanes or "speech" in spec.lanes else threads,
             ),
             spec.lanes,
         ),
@@ -76,4 +75,4 @@ def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
 
 def chain_names(settings: Settings, lanes: Sequence[str]) -> list[str]:
     """The names of the stages between claim and commit, for the plan."""
-    return [stage.name for stage in stages_for(speech_chain(settings), lanes)]
+    return [stage.name for stage in stages_for(whole_chain(settings), lanes)]

@@ -54,30 +54,49 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     retried: int = 0
     halvings: int = 0
-    outcomes: dict[int, str] = field(default_factory=dict)
-    lost: dict[int, str] = field(default_factory=dict)
+    parts: dict[int, frozenset[str]] = field(default_factory=dict)
+    outcomes: dict[int, dict[str, str]] = field(default_factory=dict)
+    counted: dict[int, str] = field(default_factory=dict)
+    lost: dict[tuple[int, str], str] = field(default_factory=dict)
     elsewhere: dict[int, str] = field(default_factory=dict)
 
     def count(self, row: Mapping[str, Any]) -> None:
-        """Count an asset by what became of it in the end; a lane that failed for good outweighs the others."""
+        """Count an asset by what became of its rows in the end; a lane that failed for good outweighs the others.
+
+        `parts` says which rows it has: it counts once all of them are settled, or one failed.
+        """
         asset_id, outcome = row["asset_id"], row["outcome"]
-        before = self.outcomes.get(asset_id)
+        rows, root = self.outcomes.setdefault(asset_id, {}), row["root"]
         if outcome == "retry":
             self.retried += 1
         if outcome is None:
             # Neither result nor failure could be written: reconciliation counts it as missing.
-            self.lost[asset_id] = f"not committed: {row['uri']}: {row['error']['message']}"
+            self.lost[asset_id, root] = f"not committed: {row['uri']}: {row['error']['message']}"
         else:
-            self.lost.pop(asset_id, None)
-        if outcome in (None, "retry") or before == "failed":
+            self.lost.pop((asset_id, root), None)
+        if outcome in (None, "retry") or rows.get(root) == "failed":
             return
         self.elsewhere.pop(asset_id, None)
-        if before is not None:
-            self._tally(before, -1, row)
-        self.outcomes[asset_id] = outcome
-        self._tally(outcome, 1, row)
-        if outcome not in ("done", "failed"):
+        if asset_id in self.counted:
+            self._tally(self.counted.pop(asset_id), -1, row)
+        rows[root] = outcome
+        whole = self._whole(asset_id)
+        if whole is None:
+            return
+        self.counted[asset_id] = whole
+        self._tally(whole, 1, row)
+        if whole not in ("done", "failed"):
             self.elsewhere[asset_id] = f"left to another run: {row['uri']}"
+
+    def _whole(self, asset_id: int) -> str | None:
+        """What became of an asset; None while a row of it is under way."""
+        expected = self.parts.get(asset_id, frozenset())
+        found = self.outcomes[asset_id]
+        if "failed" in found.values():
+            return "failed"
+        if expected - found.keys():
+            return None
+        return next((outcome for outcome in found.values() if outcome != "done"), "done")
 
     def _tally(self, outcome: str, step: int, row: Mapping[str, Any]) -> None:
         if outcome == "done":
@@ -104,9 +123,12 @@ class Summary:
         return {"interrupted": 130, "failed": 1, "partial": 3}.get(self.state, 0)
 
 
+_INNER = ("parts", "outcomes", "counted", "lost", "elsewhere")
+
+
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, for `summary.json`, `--json` and the run's record."""
-    names = [name for name in Summary.__slots__ if name not in ("outcomes", "lost", "elsewhere")]
+    names = [name for name in Summary.__slots__ if name not in _INNER]
     values = {name: getattr(summary, name) for name in names}
     return {
         **values,
@@ -124,10 +146,10 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
 def final_line(summary: Summary) -> str:
     """The last line of every run: hours, wall time, rate, counts, run id."""
     run = f" · run {summary.run_id[:8]}" if summary.run_id else ""
-    return (
-        f"{duration(summary.media_h * 3600)} in {duration(summary.wall_s)} = {summary.hours_per_hour:.1f} h/h"
-        f" · {summary.ok} ok · {summary.failed} failed · {summary.skipped} skipped{run}"
-    )
+    hours = f"{duration(summary.media_h * 3600)} in {duration(summary.wall_s)} = {summary.hours_per_hour:.1f} h/h"
+    if not summary.media_h and summary.wall_s:
+        hours = f"{summary.ok} asset(s) in {duration(summary.wall_s)} = {summary.ok / summary.wall_s:.1f} a second"
+    return f"{hours} · {summary.ok} ok · {summary.failed} failed · {summary.skipped} skipped{run}"
 
 
 def duration(seconds: float) -> str:
@@ -180,15 +202,14 @@ def _nothing(summary: Summary) -> str:
     return f"nothing to do: {', '.join(parts) or 'no recordings found'}{tail}"
 
 
+_WORDS = {"speech": "segments", "voices": "voices", "texts": "chunks", "frames": "frames", "images": "image vectors"}
+
+
 def _outputs(summary: Summary) -> list[str]:
     if summary.state == "nothing":
         return []
     out = summary.outputs
-    counts = [
-        f"{out[lane]} {word}"
-        for lane, word in (("speech", "segments"), ("voices", "voices"), ("texts", "chunks"))
-        if lane in out
-    ]
+    counts = [f"{out[lane]} {word}" for lane, word in _WORDS.items() if lane in out]
     hits = f" ({out['voice_cache_hits']} voices from the cache)" if out.get("voice_cache_hits") else ""
     ignored = f"{summary.ignored} other file(s) ignored" if summary.ignored else ""
     busy = ", ".join(f"{name} {s:.1f}" for name, s in sorted(summary.stage_s.items(), key=lambda item: -item[1])[:5])

@@ -9,7 +9,7 @@ import time
 import pytest
 from psycopg import sql
 
-from cluster.db import ledger, results
+from cluster.db import ledger, results, visual
 from cluster.db.assets import Page, add_label, drop_label, list_assets
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
@@ -22,6 +22,7 @@ from cluster.media import store
 from jobs.forget import vanished
 from tests.archive import run
 from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.picture_rows import PICTURE_PRINTS, commit_pictures, frame, image_space, phash, picture_row, unit
 from tests.test_cli import rushes
 from tests.test_hostile_changes import Meanwhile
 from tests.waits import until_it_waits
@@ -78,12 +79,32 @@ def everything_about_people(db, asset_id):
     db.execute("INSERT INTO speaker_means_1 SELECT max(speaker_id), 1, array_fill(0.1, ARRAY[8])::vector FROM speakers")
 
 
+def everything_about_pictures(db, asset_id, other, space):
+    """What it shows, and what persons and the machine may say of that."""
+    run_id = new_run(db)
+    db.execute("UPDATE assets SET media_kind = 'video' WHERE asset_id = %s", (asset_id,))
+    units = claimed(db, run_id, asset_id, ("frames", "images"), PICTURE_PRINTS)
+    row = picture_row(asset_id, units, [frame(0, phash(2), 0)], vectors=[unit(0, 1)])
+    assert results.commit_row(db, run_id, row, {"image": space}) == "done"
+    assert visual.decide_waiting(db, space, 0.72).led == 1
+    pair = sorted((asset_id, other))
+    db.execute("INSERT INTO near_duplicates VALUES (%s, %s, 'sequence', 1, 1, 1, 0, NULL)", pair)
+    db.execute("INSERT INTO anchors (asset_id, phash, is_probe) VALUES (%s, 0::bigint::bit(64), true)", (asset_id,))
+    db.execute(
+        "INSERT INTO duplicate_events (author, verdict, asset_a, asset_b) VALUES ('me', 'different', %s, %s)", pair
+    )
+
+
 def test_no_row_and_no_vector_of_a_forgotten_asset_is_left_in_any_table(db):
     make_spaces(db)
+    space = image_space(db)
+    other = commit_pictures(db, "b.mp4", [frame(0, phash(1), 0)], space=space, vectors=[unit(1)])
+    visual.decide_waiting(db, space, 0.72)
     kept = {"schema_migrations", "spaces", "runs", "calibrations"}
     before = {name: count for name, count in row_counts(db).items() if name not in kept}
     asset_id = committed(db, "a")
     everything_about(db, asset_id)
+    everything_about_pictures(db, asset_id, other, space)
     held = {name: count for name, count in row_counts(db).items() if name not in kept}
     untouched = sorted(name for name in held if held[name] == before[name])
     assert untouched == [], "a table that this test does not fill proves nothing"

@@ -12,9 +12,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.altered import PICTURES
 from benchmarks.bulk_write import measure as measure_writes
 from benchmarks.corpus import build
+from benchmarks.duplicates import Archive, candidates, lookup_times, measure_pictures, score
 from benchmarks.ingest import INLINE, ROOT, Place, measure, row_differences, second_run, warm_voices
 from benchmarks.ingest_run import PLAIN
 from benchmarks.process_tree import Look, Meter, adopt_orphans
@@ -22,6 +25,7 @@ from benchmarks.report import at_least, at_most, exactly
 from benchmarks.voices import Bench, cut
 from benchmarks.voices import measure as measure_voices
 from tests.archive import read_call
+from tests.film_factory import scene
 from tests.media_factory import write_wav
 
 # Burns CPU in a daemon: its parent is gone, and whoever might wait for it lets the kernel reap it.
@@ -129,6 +133,26 @@ def test_four_ways_to_the_same_voices_and_the_cached_one_calls_no_model(bench, t
     assert found["agreement"]["least_cosine"] > 0.99999
     start, end = asset.spans[-1]
     assert np.array_equal(cut(asset.path, start, end), audio[start:end])
+
+
+def test_recall_and_precision_of_duplicates_are_counted_by_pair(db, reader, tmp_path):
+    sources = []
+    for number in range(2):
+        sources.append(tmp_path / f"{number}.png")
+        Image.fromarray(next(scene(number, 1))).save(sources[-1])
+    found = measure_pictures(Archive(db, reader), tmp_path, sources)
+    assert (found["originals"], found["copies"], found["wrong_pairs"]) == (2, 2 * len(PICTURES), 0)
+    assert (found["recall"]["resize to 50 %"], found["recall"]["mirror"]) == (1, 0)
+    made = {"a1": ("a", "cut"), "a2": ("a", "turned"), "b1": ("b", "cut")}
+    scored = score([frozenset(("a", "a1")), frozenset(("a1", "a2")), frozenset(("a1", "b1"))], made)
+    assert scored["recall"] == {"cut": 0.5, "turned": 0}
+    assert (scored["wrong"], scored["precision"]) == ([["a1", "b1"]], 0.6667)
+
+
+def test_a_lookup_of_hashes_finds_what_a_scan_finds(db):
+    found = lookup_times(db, 2_000, np.random.default_rng(1))
+    assert found["hashes"] == 2_000
+    assert candidates([0, 0xFFFF, 2**64 - 1])["share_of_rows"] == pytest.approx(2 / 3, abs=1e-4)
 
 
 def test_a_trial_leaves_its_result_where_it_is_told_to(tmp_path):

@@ -19,6 +19,7 @@ from jobs.cli.bench import describe
 from jobs.cli.main import app
 from jobs.device_bench import bench
 from tests.test_cli import rushes
+from tests.tiny_clip import tiny_folder
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_memory_and_load_of_a_gpu_are_sampled_while_it_works(monkeypatch):
 
 
 def test_what_cannot_be_measured_is_one_line():
-    with pytest.raises(RushesError, match="names no image model"):
+    with pytest.raises(RushesError, match="has no image model: set RUSHES_IMAGE_WEIGHTS"):
         bench(load_settings(), "image")
     done = rushes("bench", "taste")
     assert (done.returncode, "choose from text, voice, asr, image" in done.stderr) == (2, True)
@@ -93,6 +94,14 @@ def test_what_cannot_be_measured_is_one_line():
         assert done.returncode == 1
         assert "does not load on cuda" in done.stderr
         assert "RUSHES_VOICE_DEVICE=cpu" in done.stderr
+
+
+def test_an_image_model_is_measured_on_keyframes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUSHES_IMAGE_WEIGHTS", f"path:{tiny_folder(tmp_path / 'clip')}")
+    speed = bench(load_settings(cpus=1), "image")
+    assert (list(speed.rates), speed.placed.device, speed.placed.share) == (["pictures"], "cpu", 1.0)
+    assert speed.refusal() is None
+    assert "3136 pictures in a call" in describe(speed)[1]
 
 
 def test_the_command_answers_in_json():

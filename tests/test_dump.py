@@ -98,12 +98,12 @@ def compare(pair, **options):
 def test_the_same_rows_in_another_order_are_equal(pair):
     assert compare(pair) == []
     dump = canonical_dump(pair[0])
-    assert {section: len(rows) for section, rows in dump.facts.items()} == {
+    assert {section: len(rows) for section, rows in dump.facts.items() if rows} == {
         "source": 4, "refused source": 1, "asset": 4, "unit": 12, "segment": 12, "local speaker": 6,
         "voice": 12, "chunk": 3, "space": 2, "speaker": 1, "mark": 2, "member": 2, "identification": 1,
         "forgotten voice": 1,
     }  # fmt: skip
-    assert {section: len(rows) for section, rows in dump.vectors.items()} == {
+    assert {section: len(rows) for section, rows in dump.vectors.items() if rows} == {
         "voice vector": 9, "text vector": 3, "cached voice": 9, "local voice": 3,
     }  # fmt: skip
 

@@ -32,15 +32,15 @@ class Passes:
         settings = load_settings(None, database_url=db_url)
         self.summary, reporter = Summary(), LineReporter(quiet=True, verbose=False)
         database = Database(db_url, embedded=False)
-        job = Job(settings, IngestOptions(), reporter, database, session, self.run_id, PRINTS, self.summary)
+        job = Job(settings, IngestOptions(lanes=LANES), reporter, database, session, self.run_id, PRINTS, self.summary)
         self.execution = Execution(job, self.made, lambda: None, lambda: None)
         self.sent = []
 
         def stream(rows, work):
             for row in rows:
                 self.sent.append(row)
-                asset = {"asset_id": row.asset_id, "uri": row.uri, "duration_ms": row.duration_ms, "timings": []}
-                self.execution._count({**asset, "error": {"message": "m"}, "outcome": step(self, row)})
+                asset = {"asset_id": row.asset_id, "uri": row.uri, "duration_ms": row.duration_ms, "root": row.root}
+                self.execution._count({**asset, "timings": [], "error": {"message": "m"}, "outcome": step(self, row)})
 
         monkeypatch.setattr(self.execution, "_stream", stream)
 
@@ -118,7 +118,7 @@ def test_a_row_that_never_comes_back_is_missing(passes):
     run = passes(lambda run, row: None)
     assert counts(run.run()) == (0, 0, 0)
     assert len(run.sent) == 3
-    assert list(run.summary.lost) == [run.asset_id]
+    assert list(run.summary.lost) == [(run.asset_id, "speech")]
 
 
 def test_a_later_attempt_reads_the_source_that_was_named(passes, db):

@@ -7,19 +7,22 @@ import threading
 import time
 import uuid
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from cluster.db import gc, spaces, uses
+from cluster.db import gc, spaces, uses, visual
 from cluster.db.connect import open_connection
 from cluster.db.patience import Session
 from cluster.db.search import SpaceGoneError, search_chunks
 from cluster.errors import RushesError
+from cluster.media.blobs import GRACE_S, blob_path, write_blob
 from jobs.cli import search as search_command
 from jobs.gc import survey, sweep
 from jobs.profiles import switch_search
 from tests.corpus_rows import PRINTS, choice, new_run, unit_vector
+from tests.picture_rows import commit_pictures, frame, image_space, phash
 from tests.stored import reembed_quietly, settings_of, store
 from tests.test_cli import rushes
 from tests.tiny_text_model import tiny_text_model
@@ -265,6 +268,56 @@ def test_only_copies_that_no_source_needs_go(db, db_url, tmp_path, models):
     _, swept = collect(settings_of(db_url, models[32], 32))
     assert (swept.copies, swept.copies_freed_bytes) == (2, 20)
     assert sorted(path.name for path in folder.iterdir()) == sorted([kept, young, "notes.txt"])
+
+
+def test_only_thumbnails_that_no_frame_has_go_and_not_those_that_may_be_waiting(db, db_url, tmp_path, models):
+    root = str(tmp_path / "data" / "store")
+    kept, orphan, young = (write_blob(root, name.encode()) for name in ("kept", "orphan", "young"))
+    commit_pictures(db, "film.mp4", [{**frame(0, phash(1), 0), "thumbnail_sha256": kept}])
+    then = time.time() - GRACE_S - 60
+    for name in (kept, orphan):
+        os.utime(blob_path(root, name), (then, then))
+    unneeded, swept = collect(settings_of(db_url, models[32], 32))
+    assert [blob.sha256 for blob in unneeded.thumbnails] == [orphan]
+    assert (swept.thumbnails, swept.thumbnails_freed_bytes) == (1, 6)
+    assert [Path(blob_path(root, name)).exists() for name in (kept, orphan, young)] == [True, False, True]
+
+
+def test_a_thumbnail_that_is_needed_again_between_look_and_sweep_stays(db, db_url, tmp_path, models):
+    root, settings = str(tmp_path / "data" / "store"), settings_of(db_url, models[32], 32)
+    names = [write_blob(root, name) for name in (b"named", b"renewed", b"orphan")]
+    then = time.time() - GRACE_S - 60
+    for name in names:
+        os.utime(blob_path(root, name), (then, then))
+    with closing(Session(db_url, 5.0)) as session:
+        unneeded = survey(session, settings)
+        assert len(unneeded.thumbnails) == 3
+        commit_pictures(db, "film.mp4", [{**frame(0, phash(1), 0), "thumbnail_sha256": names[0]}])
+        write_blob(root, b"renewed")
+        assert sweep(session, settings, unneeded).thumbnails == 1
+    assert [Path(blob_path(root, name)).exists() for name in names] == [True, True, False]
+
+
+def test_a_retired_image_space_goes_with_its_clusters_and_the_frames_stay(db, db_url):
+    active, old = image_space(db), image_space(db, 16)
+    commit_pictures(db, "a.jpg", [frame(0, phash(1), 0, shot=None)], space=active)
+    vectors = [unit_vector(number, 16) for number in range(2)]
+    frames = [frame(0, phash(2), 0), frame(1, phash(3), 1000)]
+    commit_pictures(db, "film.mp4", frames, space=old, vectors=vectors)
+    for space in (active, old):
+        visual.decide_waiting(db, space, 0.72)
+    found = gc.find_unneeded(db, NOTHING)
+    assert [(item.what, item.rows) for item in found] == [(f"image space {old.space_id}", 2), ("units", 1)]
+    assert gc.drop_space(db, old)
+    assert spaces.list_spaces(db) == [active]
+    for table in old.tables:
+        assert db.execute("SELECT to_regclass(%s)", (table,)).fetchone() == (None,)
+    counts = {"frames": 3, "visual_clusters": 1, "visual_members": 1, active.leaders_table: 1}
+    for table, count in counts.items():
+        assert db.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (count,)
+    assert gc.drop_rest(db, NOTHING)["units"] == 1
+    lanes = db.execute("SELECT lane FROM units ORDER BY 1").fetchall()
+    assert lanes == [("frames",), ("frames",), ("images",)]
 
 
 def test_the_command_asks_says_sizes_and_drops(db, db_url):

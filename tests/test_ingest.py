@@ -27,14 +27,15 @@ def scalar(corpus, query):
 
 def test_every_recording_is_done_and_the_counts_add_up(ingested, corpus):
     _, summary = ingested
-    assert (summary.planned, summary.ok, summary.failed, summary.skipped) == (5, 3, 1, 1)
+    assert (summary.planned, summary.ok, summary.failed, summary.skipped) == (5, 4, 1, 0)
     assert summary.ignored == 1
     assert summary.exit_code == 3
-    assert describe(summary)[-1].endswith(f"3 ok · 1 failed · 1 skipped · run {summary.run_id[:8]}")
+    assert describe(summary)[-1].endswith(f"4 ok · 1 failed · 0 skipped · run {summary.run_id[:8]}")
     assert not any(check_corpus(corpus).values())
     rows = {Path(row["uris"][0]).name: row for row in report.assets_table(corpus)}
     assert [Path(uri).name for uri in rows["call.wav"]["uris"]] == ["call.wav", "copy.wav"]
-    assert rows["mute.mp4"]["lanes"] == dict.fromkeys(("speech", "voices", "texts"), "skipped")
+    unheard = dict.fromkeys(("speech", "voices", "texts"), "skipped")
+    assert rows["mute.mp4"]["lanes"] == {**unheard, "frames": "done"}
     assert rows["silence.wav"]["lanes"]["speech"] == "done"
     assert rows["silence.wav"]["speakers"] is None
     assert rows["2024-03-09 film.mp4"]["recorded_at"].strftime("%Y-%m-%d") == "2024-03-09"
@@ -55,7 +56,7 @@ def test_again_there_is_nothing_to_do_and_no_model_is_touched(corpus_url, media,
     summary = run(corpus_url, [str(media)])
     assert summary.state == "nothing"
     assert summary.exit_code == 0
-    assert describe(summary) == ["nothing to do: 3 done, 1 failed, 1 skipped; see `rushes failures list`"]
+    assert describe(summary) == ["nothing to do: 4 done, 1 failed; see `rushes failures list`"]
 
 
 def test_forcing_reuses_every_voice_and_gives_the_same_rows(corpus_url, corpus, media, monkeypatch):
@@ -66,7 +67,7 @@ def test_forcing_reuses_every_voice_and_gives_the_same_rows(corpus_url, corpus, 
     vectors = scalar(corpus, "SELECT count(*) FROM voice_vectors_1")
     monkeypatch.setattr(actors.ge2e.Ge2eEncoder, "embed", lambda *a: pytest.fail("a voice was computed"))
     summary = run(corpus_url, [str(media)], force=True)
-    assert (summary.ok, summary.failed) == (3, 1)
+    assert (summary.ok, summary.failed) == (4, 1)
     assert summary.outputs["voice_cache_hits"] == vectors == scalar(corpus, "SELECT count(*) FROM voice_vectors_1")
     assert corpus.execute(query).fetchall() == before
     assert not any(check_corpus(corpus).values())
@@ -130,7 +131,7 @@ def test_an_interrupted_run_keeps_what_it_committed_and_goes_on(db_url, media):
     summary = run(db_url, [str(media)], reporter=Impatient(quiet=True, verbose=False))
     assert summary.exit_code == 130
     again = run(db_url, [str(media)])
-    assert (again.planned, again.ok, again.exit_code) == (2, 2, 0)
+    assert (again.planned, again.ok, again.exit_code) == (3, 3, 0)
     with open_connection(db_url) as corpus:
         assert not any(check_corpus(corpus).values())
         assert scalar(corpus, "SELECT count(*) FROM units WHERE state IN ('running', 'pending')") == 0
@@ -162,7 +163,7 @@ def test_forcing_a_few_leaves_the_others_done_and_a_dry_run_leaves_all(corpus_ur
     states = "SELECT asset_id, lane, state, generation FROM units ORDER BY 1, 2"
     before = corpus.execute(states).fetchall()
     dry = run(corpus_url, [str(media)], force=True, dry_run=True)
-    assert dry.planned == 3
+    assert dry.planned == 4
     assert corpus.execute(states).fetchall() == before
     few = run(corpus_url, [str(media / "silence.wav"), str(media / "call.wav")], force=True, limit=1)
     assert (few.planned, few.ok) == (1, 1)

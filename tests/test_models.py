@@ -158,11 +158,11 @@ def test_the_commands_say_what_is_here_and_what_is_not(cache):
 def test_a_pull_without_network_is_one_line_for_each_that_is_missing(tmp_path):
     env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     planned = rushes("models", "pull", "--profile", "speed", "--dry-run", **env)
-    assert (planned.returncode, planned.stdout.count("to fetch hub:")) == (0, 4)
+    assert (planned.returncode, planned.stdout.count("to fetch hub:")) == (0, 5)
     done = rushes("models", "pull", "--profile", "speed", **env)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert "HF_TOKEN" in errors[0]
     assert all("path:/DIR" in line for line in errors)
     assert not any("run `rushes models pull`" in line for line in errors)

@@ -107,8 +107,8 @@ def test_a_dry_run_writes_nothing_at_all(db_url, db, tmp_path):
 
 def test_a_dry_run_counts_lanes_and_hours_and_predicts(corpus_url, media, ingested):
     dry = run(corpus_url, [str(media)], force=True, dry_run=True)
-    assert dry.notes[1] == "assets by lane: speech 3, voices 3, texts 3"
-    assert dry.planned == 3
+    assert dry.notes[1] == "assets by lane: speech 3, voices 3, texts 3, frames 2"
+    assert dry.planned == 4
     assert "of start-up" in dry.notes[-1]
     assert dry.notes[-1].endswith("(measured on 3 asset(s))")
 

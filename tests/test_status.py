@@ -163,7 +163,7 @@ def test_another_process_watches_a_run_that_works(corpus_url, media):
     assert told["view"]["run_id"] == summary.run_id
     assert (told["view"]["state"], told["view"]["driver"], told["view"]["planned"]) == ("running", True, 1)
     assert {row["lane"]: row["total"] for row in told["view"]["lanes"]} == dict.fromkeys(PRINTS, 1)
-    assert {row["lane"]: row["pending"] for row in told["lanes"]} == dict.fromkeys(PRINTS, 1)
+    assert {row["lane"]: row["pending"] for row in told["lanes"]} == {**dict.fromkeys(PRINTS, 1), "frames": 0}
     ended = rushes("status", summary.run_id[:8], "--watch", url=corpus_url)
     assert ended.returncode == 0
     assert "done: 1 assets planned · 1 ok · 0 failed · 0 skipped" in ended.stdout

@@ -14,8 +14,13 @@ def count(*outcomes):
     summary = Summary()
     for outcome in outcomes:
         error = {"message": "the database was away"} if outcome is None else None
-        summary.count({"asset_id": 1, "uri": "/a.wav", "outcome": outcome, "duration_ms": 3_600_000, "error": error})
+        summary.count(came_back("speech", outcome, error))
     return summary
+
+
+def came_back(root, outcome, error=None):
+    about = {"asset_id": 1, "uri": "/a.wav", "duration_ms": 3_600_000, "root": root}
+    return {**about, "outcome": outcome, "error": error}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,27 @@ def test_an_asset_is_counted_once_by_what_became_of_it(outcomes, counts):
     assert summary.media_h == counts[0]
     assert summary.finished == sum(counts)
     assert bool(summary.lost) == (outcomes == [None])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counts"),
+    [
+        ([("speech", "done")], (0, 0, 0)),
+        ([("speech", "done"), ("frames", "done")], (1, 0, 0)),
+        ([("speech", "done"), ("frames", "retry")], (0, 0, 0)),
+        ([("frames", "failed")], (0, 1, 0)),
+        ([("frames", "failed"), ("speech", "done")], (0, 1, 0)),
+        ([("speech", "done"), ("frames", "failed")], (0, 1, 0)),
+        ([("speech", "done"), ("frames", "taken")], (0, 0, 1)),
+        ([("frames", "done"), ("speech", None)], (0, 0, 0)),
+    ],
+)
+def test_an_asset_with_sound_and_pictures_counts_once_both_are_settled(outcomes, counts):
+    summary = Summary(parts={1: frozenset({"speech", "frames"})})
+    for root, outcome in outcomes:
+        summary.count(came_back(root, outcome, {"message": "away"}))
+    assert (summary.ok, summary.failed, summary.skipped) == counts
+    assert summary.media_h == counts[0]
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,18 @@ SELECT a.asset_id, p.name, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.du
           WHERE u.asset_id = a.asset_id ORDER BY lane, finished_at DESC NULLS LAST) l) AS lanes,
        (SELECT jsonb_agg(jsonb_build_array(local_speaker, n) ORDER BY local_speaker) FROM
           (SELECT local_speaker, count(*) n FROM segments g WHERE g.asset_id = a.asset_id GROUP BY 1) c) AS speakers,
-       (SELECT min(reason) FROM units u WHERE u.asset_id = a.asset_id AND state IN ('failed', 'skipped')
-          AND lane = 'speech') AS reason
+       (SELECT jsonb_build_object('width', width, 'height', height,
+            'shots', (SELECT count(*) FROM shots h WHERE h.asset_id = a.asset_id),
+            'frames', (SELECT count(*) FROM frames f WHERE f.asset_id = a.asset_id))
+          FROM pictures i WHERE i.asset_id = a.asset_id) AS pictures,
+       (SELECT coalesce(min(reason) FILTER (WHERE state = 'failed'), min(reason) FILTER (WHERE lane = 'speech'))
+          FROM units u WHERE u.asset_id = a.asset_id AND state IN ('failed', 'skipped')) AS reason
 FROM page p JOIN assets a USING (asset_id) ORDER BY p.name, a.asset_id
 """
 
 
 def list_assets(conn: psycopg.Connection[Any], page: Page) -> list[dict[str, Any]]:
-    """One row per asset, by name: sources, length, labels, lane states, segments per local speaker."""
+    """One row per asset, by name: sources, length, labels, lane states, segments per local speaker, pictures."""
     values = {
         "ids": None if page.asset_ids is None else list(page.asset_ids),
         "vanished": page.vanished,

@@ -44,6 +44,24 @@ _CHECKS: dict[str, LiteralString] = {
         JOIN voice_clusters f ON f.cluster_id = m.found_in WHERE m.space_id NOT IN (c.space_id, f.space_id)
         OR c.space_id <> f.space_id OR (m.speaker_id IS NULL) <> (m.score IS NULL)
         OR (m.speaker_id IS NULL) <> (m.tau IS NULL)""",
+    "done frames units whose frame count differs from the recorded outputs": """
+        SELECT count(*) FROM units u WHERE lane = 'frames' AND state = 'done'
+        AND (outputs <> (SELECT count(*) FROM frames f WHERE f.asset_id = u.asset_id)
+          OR outputs = 0 OR NOT EXISTS (SELECT 1 FROM pictures p WHERE p.asset_id = u.asset_id))""",
+    "frames outside their shot, or of a shot that is not there": """
+        SELECT count(*) FROM frames f LEFT JOIN shots s ON (s.asset_id, s.idx) = (f.asset_id, f.shot)
+        WHERE f.shot IS NOT NULL AND NOT coalesce(f.t_ms BETWEEN s.start_ms AND s.end_ms, false)""",
+    "near duplicates without pictures, or of a picture and a video": """
+        SELECT count(*) FROM near_duplicates n WHERE (SELECT count(*) FROM pictures p JOIN assets a USING (asset_id)
+          WHERE p.asset_id IN (n.asset_a, n.asset_b)
+          AND (a.media_kind = 'image') = (n.method = 'picture')) <> 2""",
+    "compared videos without anchors, and anchors of anything else": """
+        SELECT count(*) FROM pictures p JOIN assets a USING (asset_id)
+        WHERE CASE WHEN EXISTS (SELECT 1 FROM anchors n WHERE n.asset_id = p.asset_id)
+          THEN media_kind = 'image' OR samples = 0 ELSE media_kind = 'video' AND is_compared AND samples > 0 END""",
+    "pictures in a visual cluster of another space": """
+        SELECT count(*) FROM visual_members m JOIN visual_clusters c USING (cluster_id)
+        WHERE m.space_id <> c.space_id""",
     "segments without words and without a reason for it": """
         SELECT count(*) FROM segments WHERE (text = '') <> (text_skip_reason IS NOT NULL)""",
     "running units of runs that ended": """
@@ -80,6 +98,15 @@ _TEXT_CHECKS: dict[str, LiteralString] = {
         SELECT count(*) FROM chunks c LEFT JOIN {table} e USING (chunk_id)
         WHERE c.space_id = {space} AND e.chunk_id IS NULL""",
 }
+_IMAGE_CHECKS: dict[str, LiteralString] = {
+    "frames of done assets without an image vector": """
+        SELECT count(*) FROM units u JOIN frames f USING (asset_id) WHERE u.lane = 'images' AND u.state = 'done'
+        AND u.detail->>'space_id' = {space}::text
+        AND NOT EXISTS (SELECT 1 FROM {table} e WHERE e.frame_id = f.frame_id)""",
+    "visual clusters without the vector of their leader": """
+        SELECT count(*) FROM visual_clusters c WHERE c.space_id = {space}
+        AND NOT EXISTS (SELECT 1 FROM {leaders} l WHERE l.cluster_id = c.cluster_id)""",
+}
 _NORMS = "SELECT count(*) FROM {table} WHERE abs({norm}(embedding) - 1) > 0.001"
 _SKIP_REASONS = ("too_short", "silent", "overlapped", "not_finite", FORGOTTEN)
 
@@ -96,12 +123,13 @@ def _check_space(conn: psycopg.Connection[Any], space: Space) -> dict[str, int]:
     parts = {
         "space": sql.Literal(space.space_id),
         "table": sql.Identifier(space.table_name),
+        "leaders": sql.Identifier(space.leaders_table),
         "local_voices": sql.Identifier(space.local_voices_table),
         "norm": sql.SQL("vector_norm" if space.storage == "vector" else "l2_norm"),
         "forgotten": sql.SQL(FORGOTTEN_SEGMENTS),
         "reasons": sql.Literal(list(_SKIP_REASONS)),
     }
-    checks = {"voice": _VOICE_CHECKS, "text": _TEXT_CHECKS}.get(space.kind, {})
+    checks = {"voice": _VOICE_CHECKS, "text": _TEXT_CHECKS, "image": _IMAGE_CHECKS}.get(space.kind, {})
     found = {
         f"space {space.space_id}: {name}": _count(conn, sql.SQL(query).format(**parts))
         for name, query in checks.items()

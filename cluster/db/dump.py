@@ -31,6 +31,7 @@ class Dump:
 
 # A cluster is called after its first member.
 _FIRST: LiteralString = "min(encode(sha256, 'hex') || ' ' || local_speaker) OVER (PARTITION BY {})"
+_SHA: LiteralString = "(SELECT asset_id, encode(sha256, 'hex') AS sha FROM assets)"
 # Section -> how many leading columns are the key, and the query.
 _FACTS: dict[str, tuple[int, LiteralString]] = {
     "source": (
@@ -111,12 +112,51 @@ _FACTS: dict[str, tuple[int, LiteralString]] = {
         "SELECT encode(sha256, 'hex') AS sha256, config_hash, idx, first_segment, last_segment, start_ms, end_ms, text"
         " FROM chunks JOIN assets USING (asset_id) JOIN spaces USING (space_id)",
     ),
+    "pictures": (
+        1,
+        "SELECT encode(sha256, 'hex') AS sha256, p.width, p.height, samples, sample_times, sample_hashes, is_compared"
+        " FROM pictures p JOIN assets USING (asset_id)",
+    ),
+    "shot": (
+        2,
+        "SELECT encode(sha256, 'hex') AS sha256, idx, start_ms, end_ms FROM shots JOIN assets USING (asset_id)",
+    ),
+    "frame": (
+        2,
+        "SELECT encode(sha256, 'hex') AS sha256, idx, shot, pts, time_base_num, time_base_den, t_ms, phash::text,"
+        " is_informative, encode(thumbnail, 'hex') AS thumbnail FROM frames JOIN assets USING (asset_id)",
+    ),
+    # Which of the two has the lower id is of no meaning.
+    "near duplicate": (
+        2,
+        "SELECT least(a.sha, b.sha) AS sha256, greatest(a.sha, b.sha) AS other, method, distance,"
+        " CASE WHEN a.sha < b.sha THEN ARRAY[coverage_a, coverage_b] ELSE ARRAY[coverage_b, coverage_a] END"
+        "  AS coverage,"
+        " CASE WHEN a.sha < b.sha THEN offset_ms ELSE -offset_ms END AS offset_ms,"
+        " similarity IS NOT NULL AS is_confirmed"
+        f" FROM near_duplicates JOIN {_SHA} a ON a.asset_id = asset_a JOIN {_SHA} b ON b.asset_id = asset_b",
+    ),
+    "duplicate decision": (
+        2,
+        "SELECT least(a.sha, b.sha) AS sha256, greatest(a.sha, b.sha) AS other, verdict, k.sha AS kept"
+        f" FROM duplicate_decisions JOIN {_SHA} a ON a.asset_id = asset_a JOIN {_SHA} b ON b.asset_id = asset_b"
+        f" LEFT JOIN {_SHA} k ON k.asset_id = kept",
+    ),
+    "visual member": (
+        3,
+        "SELECT encode(a.sha256, 'hex') AS sha256, f.idx, config_hash, encode(l.sha256, 'hex') AS leader,"
+        " c.idx AS leader_idx FROM visual_members m JOIN frames f USING (frame_id) JOIN assets a USING (asset_id)"
+        " JOIN visual_clusters c USING (cluster_id) JOIN assets l ON l.asset_id = c.asset_id"
+        " JOIN spaces s ON s.space_id = m.space_id",
+    ),
     "space": (2, "SELECT kind, config_hash, model, dimension, storage, is_active FROM spaces"),
 }
 _VECTORS: dict[str, LiteralString] = {
     "voice": "SELECT encode(sha256, 'hex'), idx, embedding FROM {table} JOIN segments USING (segment_id)"
     " JOIN assets USING (asset_id)",
     "text": "SELECT encode(sha256, 'hex'), idx, embedding FROM {table} JOIN chunks USING (chunk_id)"
+    " JOIN assets USING (asset_id)",
+    "image": "SELECT encode(sha256, 'hex'), idx, embedding FROM {table} JOIN frames USING (frame_id)"
     " JOIN assets USING (asset_id)",
 }
 _LOCAL: LiteralString = (
@@ -136,6 +176,7 @@ def canonical_dump(conn: psycopg.Connection[Any]) -> Dump:
         vectors: dict[str, dict[Key, Vector]] = {
             "voice vector": {},
             "text vector": {},
+            "image vector": {},
             "cached voice": {},
             "local voice": {},
         }

@@ -26,6 +26,7 @@ class Holding:
     segments: int
     voices: int
     chunks: int
+    frames: int
     voice_key: bool
 
 
@@ -34,7 +35,8 @@ SELECT a.asset_id, encode(a.sha256, 'hex'), n.name,
   (SELECT count(*) FROM segments s WHERE s.asset_id = a.asset_id),
   (SELECT count(*) FROM segments s JOIN voices v USING (segment_id)
    WHERE s.asset_id = a.asset_id AND v.skip_reason IS NULL),
-  (SELECT count(*) FROM chunks c WHERE c.asset_id = a.asset_id), a.audio_sha256 IS NOT NULL
+  (SELECT count(*) FROM chunks c WHERE c.asset_id = a.asset_id),
+  (SELECT count(*) FROM frames f WHERE f.asset_id = a.asset_id), a.audio_sha256 IS NOT NULL
 FROM assets a CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = a.asset_id) n
 WHERE a.asset_id = ANY(%s) ORDER BY n.name
 """

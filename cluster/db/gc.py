@@ -13,14 +13,17 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cluster.db.spaces import OWNER, RETIRED, Space, list_spaces, space_names, voice_spaces
+from cluster.db.spaces import OWNER, RETIRED, Space, count_vectors, list_spaces, space_names, voice_spaces
 from cluster.db.speakers.state import lock_decisions, refresh
 from cluster.db.uses import take_unused
+from cluster.lanes import ROOTS
 
 BATCH_ROWS = 5_000
 # A longer wait for a table would hold up the searches that come after it.
 LOCK_WAIT_MS = 2_000
-_ROWS = {"text": ("chunks", "chunk_id"), "voice": ("voices", "segment_id")}
+_ROWS = {"text": ("chunks", "chunk_id"), "voice": ("voices", "segment_id"), "image": ("visual_members", "frame_id")}
+# What the tables of a space refer to besides the owners of its vectors.
+_REFERRED = {"voice": ("local_speakers", "speakers"), "image": ("visual_clusters",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,19 @@ def retired_spaces(conn: psycopg.Connection[Any], keep: Keep) -> list[Found]:
             continue
         with conn.transaction():
             if take_unused(conn, name):
-                query = sql.SQL("SELECT count(*) FROM {} WHERE space_id = %s")
-                rows = _count(conn, query.format(sql.Identifier(_ROWS[space.kind][0])), (space.space_id,))
+                rows = _rows(conn, space)
                 size_bytes = sum(_size_bytes(conn, table) for table in space.tables)
                 what = f"{space.kind} space {space.space_id}"
                 found.append(Found(what, f"{space.profile}, {space.dimension}-d", rows, size_bytes, space))
     return found
+
+
+def _rows(conn: psycopg.Connection[Any], space: Space) -> int:
+    """What hangs on the space: rows of its own, or its vectors, where other spaces share the rows."""
+    if space.kind == "image" and conn.execute("SELECT to_regclass(%s)", (space.table_name,)).fetchone() != (None,):
+        return count_vectors(conn, space)
+    query = sql.SQL("SELECT count(*) FROM {} WHERE space_id = %s").format(sql.Identifier(_ROWS[space.kind][0]))
+    return _count(conn, query, (space.space_id,))
 
 
 def drop_space(conn: psycopg.Connection[Any], space: Space) -> bool:
@@ -109,7 +119,7 @@ def _drop_tables(conn: psycopg.Connection[Any], space: Space) -> bool:
         if row is None:
             return False
         # Dropping a table locks those it refers to as well; a commit holds these first, in this order.
-        parents = [OWNER[space.kind][1], *(["local_speakers", "speakers"] if space.kind == "voice" else [])]
+        parents = [OWNER[space.kind][1], *_REFERRED.get(space.kind, ())]
         names = sql.SQL(", ").join(map(sql.Identifier, parents))
         conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
         for table in space.tables:
@@ -135,9 +145,19 @@ def needed_copies(conn: psycopg.Connection[Any]) -> set[str]:
     return {row[0] for row in rows}
 
 
+def unneeded_thumbnails(conn: psycopg.Connection[Any], names: Collection[str]) -> set[str]:
+    """Those of the SHA-256 (hex) that no frame has as its thumbnail."""
+    rows = conn.execute(
+        "SELECT encode(t.name, 'hex') FROM unnest(%s::bytea[]) t(name)"
+        " WHERE NOT EXISTS (SELECT 1 FROM frames f WHERE f.thumbnail = t.name)",
+        ([bytes.fromhex(name) for name in names],),
+    )
+    return {row[0] for row in rows}
+
+
 def give_space_back(conn: psycopg.Connection[Any]) -> None:
     """Let later rows use the place of the dropped ones, and the system what lies at the end of the files."""
-    conn.execute("VACUUM (ANALYZE) chunks, voices, units")
+    conn.execute("VACUUM (ANALYZE) chunks, voices, visual_members, units")
 
 
 def database_bytes(conn: psycopg.Connection[Any]) -> int:
@@ -145,10 +165,10 @@ def database_bytes(conn: psycopg.Connection[Any]) -> int:
     return _count(conn, "SELECT pg_database_size(current_database())")
 
 
-# A finished transcript is what the segments are; a finished child is what its space holds.
+# A finished root lane is what the segments or frames are; a finished child is what its space holds.
 _OLD_UNITS = """
 FROM units u WHERE state <> 'running' AND fingerprint <> ALL(%(prints)s)
-  AND (state <> 'done' OR (lane <> 'speech' AND NOT coalesce((detail->>'space_id')::int = ANY(%(kept)s), false)))
+  AND (state <> 'done' OR (lane <> ALL(%(roots)s) AND NOT coalesce((detail->>'space_id')::int = ANY(%(kept)s), false)))
 """
 _ENDED_CLAIMS = (
     "FROM crash_claims c WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = c.run_id AND r.state = 'running')"
@@ -178,7 +198,7 @@ def _drop_units(conn: psycopg.Connection[Any], fingerprint: str, kept: Collectio
 
 
 def _values(prints: Collection[str], kept: Collection[int]) -> Mapping[str, Any]:
-    return {"prints": sorted(prints), "kept": sorted(kept)}
+    return {"prints": sorted(prints), "kept": sorted(kept), "roots": list(ROOTS)}
 
 
 def _orphan_voices(conn: psycopg.Connection[Any], kept: Collection[int]) -> dict[str, int]:

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import psycopg
 
-from cluster.lanes import MEDIA_LANES, PARENT, children
+from cluster.lanes import LANES, MEDIA_LANES, PARENT, ROOTS, children, root_of
 
 NO_AUDIO = "no audio stream"
+NO_PICTURES = "no pictures"
 UNREADABLE = "the content could not be read"
 PARENT_FAILED = "parent lane failed"
 
@@ -34,29 +35,65 @@ class Selection:
     found: Sequence[str] = ()
 
 
+# What each root lane needs of an asset, and the reason for skipping one without.
+_NEEDS = {"speech": ("(a.audio_stream IS NOT NULL)", NO_AUDIO), "frames": ("(a.media_kind <> 'audio')", NO_PICTURES)}
+# Content that could not be read is charged to the first lane alone.
+CHARGED = LANES[0]
+# What a unit of lane l.lane of asset a, which may not exist yet, begins as.
+FIRST_STATE = (
+    "CASE WHEN a.media_kind IS NULL THEN CASE WHEN l.lane = '"
+    + CHARGED
+    + "' THEN 'failed' ELSE 'skipped' END "
+    + " ".join(
+        f"WHEN l.lane IN ({', '.join(repr(lane) for lane in LANES if root_of(lane) == root)})"
+        f" THEN CASE WHEN {needed} THEN 'pending' ELSE 'skipped' END"
+        for root, (needed, _) in _NEEDS.items()
+    )
+    + " END"
+)
+
+
 def ensure_units(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
 ) -> None:
     """Every asset gets its unit in each lane under the current fingerprints; one that is being forgotten, none."""
     for lane in lanes:
+        needed, _ = _NEEDS[root_of(lane)]
         conn.execute(
             "INSERT INTO units (asset_id, lane, fingerprint, state, reason)"
             " SELECT asset_id, %(lane)s, %(print)s,"
-            "   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN audio_stream IS NULL THEN 'skipped'"
-            "   ELSE 'pending' END,"
-            "   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN audio_stream IS NULL THEN %(no_audio)s END"
+            f"   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN {needed} THEN 'pending' ELSE 'skipped' END,"
+            f"   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN {needed} THEN NULL ELSE %(lacking)s END"
             " FROM assets a WHERE asset_id = ANY(%(ids)s) AND NOT EXISTS (SELECT 1 FROM units u"
             "   WHERE (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, %(lane)s, %(print)s))"
-            " ORDER BY asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING",
-            {
-                "lane": lane,
-                "print": prints[lane],
-                "ids": list(asset_ids),
-                "no_audio": NO_AUDIO,
-                "unread": "failed" if lane not in PARENT else "skipped",
-                "unreadable": UNREADABLE if lane not in PARENT else PARENT_FAILED,
-            },
+            " ORDER BY asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING".encode(),
+            {"print": prints[lane], "ids": list(asset_ids), **_words(lane)},
         )
+        _reconsider(conn, asset_ids, lane, prints[lane])
+
+
+def _reconsider(conn: psycopg.Connection[Any], asset_ids: Sequence[int], lane: str, fingerprint: str) -> None:
+    """What could not be read before has work in this lane by now, or turned out to have nothing for it."""
+    needed, _ = _NEEDS[root_of(lane)]
+    conn.execute(
+        f"UPDATE units u SET state = CASE WHEN {needed} THEN 'pending' ELSE 'skipped' END,"
+        f" reason = CASE WHEN {needed} THEN NULL ELSE %(lacking)s END FROM assets a"
+        " WHERE a.asset_id = u.asset_id AND a.media_kind IS NOT NULL AND u.asset_id = ANY(%(ids)s)"
+        " AND u.lane = %(lane)s AND u.fingerprint = %(print)s"
+        " AND ((u.state = 'skipped' AND u.reason = %(unread_before)s)"
+        f" OR (u.state IN ('failed', 'pending') AND NOT {needed}))".encode(),
+        {"print": fingerprint, "ids": list(asset_ids), "unread_before": UNREADABLE, **_words(lane)},
+    )
+
+
+def _words(lane: str) -> dict[str, str]:
+    root = root_of(lane)
+    return {
+        "lane": lane,
+        "lacking": _NEEDS[root][1],
+        "unread": "failed" if lane == CHARGED else "skipped",
+        "unreadable": PARENT_FAILED if root == CHARGED != lane else UNREADABLE,
+    }
 
 
 def reset_units(
@@ -96,32 +133,37 @@ def retry_units(conn: psycopg.Connection[Any], chosen: Collection[tuple[int, str
 
 @dataclass(frozen=True, slots=True)
 class PendingRow:
-    """One asset with the lanes that can run, parents first, once `due_in_s` seconds have passed."""
+    """One asset with the lanes of one root that can run, parents first, once `due_in_s` seconds have passed."""
 
     asset_id: int
     sha256: str
     uri: str
     byte_size: int
     mtime_ns: int | None
+    media_kind: str
     audio_stream: int | None
     duration_ms: int | None
     due_in_s: float
     lanes: tuple[str, ...]
 
+    @property
+    def root(self) -> str:
+        """The root lane of its chain."""
+        return root_of(self.lanes[0])
+
 
 _PENDING = """
 SELECT a.asset_id, a.sha256, coalesce(s.uri, n.name), a.byte_size, s.mtime_ns,
-       a.audio_stream, a.duration_ms, s.uri IS NOT NULL,
-       greatest(0, extract(epoch FROM max(u.not_before) FILTER (WHERE u.state = 'pending' AND u.lane = ANY(%(lanes)s))
-         - now()))::float8,
-       array_agg(u.lane) FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
-         OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
+       a.media_kind, a.audio_stream, a.duration_ms, s.uri IS NOT NULL,
+       jsonb_object_agg(u.lane, coalesce(greatest(0, extract(epoch FROM u.not_before - now())), 0)::float8)
+         FILTER (WHERE u.lane = ANY(%(lanes)s) AND (u.state = ANY(%(states)s)
+           OR (%(retry)s AND u.state = 'skipped' AND u.reason = %(parent_failed)s))),
        array_agg(u.lane) FILTER (WHERE u.state = 'done')
 FROM units u JOIN assets a USING (asset_id) LEFT JOIN LATERAL
   (SELECT uri, mtime_ns FROM sources WHERE asset_id = a.asset_id AND gone_at IS NULL
    ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s ON true
   LEFT JOIN LATERAL (SELECT name FROM asset_names WHERE asset_id = a.asset_id AND s.uri IS NULL) n ON true
-WHERE u.asset_id = ANY(%(ids)s) AND a.audio_stream IS NOT NULL
+WHERE u.asset_id = ANY(%(ids)s) AND a.media_kind IS NOT NULL
   AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
@@ -135,9 +177,10 @@ _NEWEST = " ORDER BY a.recorded_at DESC NULLS LAST, a.sha256"
 def pending_rows(
     conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
 ) -> tuple[list[PendingRow], int]:
-    """Rows that can run now, in order, and how many assets wait for a parent lane that is not done.
+    """Rows that can run now, and how many assets wait for a parent lane that is not done.
 
-    An asset that no source leads to any more has only lanes that read no media.
+    An asset has a row for each of its root lanes; a picture comes before what takes longer, unless the newest
+    are to come first. One that no source leads to any more has only lanes that read no media.
     """
     order = _NEWEST if selection.newest_first else _LONGEST
     rows = conn.execute(
@@ -155,15 +198,35 @@ def pending_rows(
             "parent_failed": PARENT_FAILED,
         },
     ).fetchall()
-    ready, waiting = [], 0
-    for asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, is_there, due_in_s, wanted, done in rows:
-        runnable = runnable_lanes(wanted if is_there else set(wanted) - MEDIA_LANES, done or ())
+    ready: list[list[PendingRow]] = []
+    waiting = 0
+    for asset_id, sha256, uri, size, mtime_ns, kind, stream, duration_ms, is_there, due_s, done in rows:
+        runnable = runnable_lanes(due_s if is_there else set(due_s) - MEDIA_LANES, done or ())
         if not runnable:
             waiting += is_there
             continue
-        sha256 = bytes(sha256).hex()
-        ready.append(PendingRow(asset_id, sha256, uri, size, mtime_ns, stream, duration_ms, due_in_s, runnable))
-    return ready[: selection.limit], waiting
+        ready.append(
+            [
+                PendingRow(
+                    asset_id,
+                    bytes(sha256).hex(),
+                    uri,
+                    size,
+                    mtime_ns,
+                    kind,
+                    stream,
+                    duration_ms,
+                    max(due_s[lane] for lane in mine),
+                    mine,
+                )  # fmt: skip
+                for root in ROOTS
+                if (mine := tuple(lane for lane in runnable if root_of(lane) == root))
+            ]
+        )
+    found = [row for asset in ready[: selection.limit] for row in asset]
+    if not selection.newest_first:
+        found.sort(key=lambda row: row.media_kind != "image")
+    return found, waiting
 
 
 def vanished_assets(
@@ -276,23 +339,24 @@ def settled_by(
     asset_ids: Sequence[int],
     prints: Mapping[str, str],
     lanes: Sequence[str],
-) -> dict[int, str]:
-    """What became of those assets that wait for nothing: `failed` or `done` by the run, or `taken` by another one."""
+) -> dict[tuple[int, str], str]:
+    """What became of those (asset, root lane) that wait for nothing: `failed` or `done` by the run, or `taken`."""
     rows = conn.execute(
-        "SELECT asset_id, CASE WHEN bool_or(state = 'failed' AND run_id = %(run)s) THEN 'failed'"
+        "SELECT asset_id, root, CASE WHEN bool_or(state = 'failed' AND run_id = %(run)s) THEN 'failed'"
         "  WHEN bool_or(state = 'done' AND run_id = %(run)s) AND NOT bool_or(state = 'running') THEN 'done'"
         "  ELSE 'taken' END"
-        " FROM units WHERE asset_id = ANY(%(ids)s)"
-        "  AND (lane, fingerprint) IN (SELECT * FROM unnest(%(lanes)s::text[], %(prints)s::text[]))"
-        " GROUP BY asset_id HAVING NOT bool_or(state = 'pending')",
+        " FROM units JOIN unnest(%(lanes)s::text[], %(prints)s::text[], %(roots)s::text[]) t(lane, fingerprint, root)"
+        "  USING (lane, fingerprint) WHERE asset_id = ANY(%(ids)s)"
+        " GROUP BY asset_id, root HAVING NOT bool_or(state = 'pending')",
         {
             "run": run_id,
             "ids": list(asset_ids),
             "lanes": list(lanes),
             "prints": [prints[lane] for lane in lanes],
+            "roots": [root_of(lane) for lane in lanes],
         },
     )
-    return dict(rows.fetchall())
+    return {(asset_id, root): outcome for asset_id, root, outcome in rows}
 
 
 def count_states(

@@ -10,6 +10,7 @@ from uuid import UUID
 import psycopg
 
 from cluster.db import report
+from cluster.db.ledger import FIRST_STATE
 from cluster.db.report import dicts
 from cluster.db.runs import is_held
 from cluster.lanes import LANES
@@ -22,9 +23,9 @@ SHOWN = 5
 Row = dict[str, Any]
 
 
-_LANES = """
-SELECT l.lane, coalesce(u.state, CASE WHEN a.media_kind IS NULL THEN 'failed' WHEN a.audio_stream IS NULL THEN 'skipped'
-         ELSE 'pending' END) AS state, count(*) AS assets, coalesce(sum(a.duration_ms), 0)::bigint AS media_ms
+_LANES = f"""
+SELECT l.lane, coalesce(u.state, {FIRST_STATE}) AS state, count(*) AS assets,
+  coalesce(sum(a.duration_ms), 0)::bigint AS media_ms
 FROM unnest(%(lanes)s::text[], %(prints)s::text[]) l(lane, fingerprint) CROSS JOIN assets a
 LEFT JOIN units u ON (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, l.lane, l.fingerprint) GROUP BY 1, 2
 """

@@ -170,7 +170,8 @@ def totals(conn: psycopg.Connection[Any]) -> dict[str, Any]:
         " (SELECT count(*) FROM assets) AS assets,"
         " (SELECT coalesce(sum(duration_ms), 0)::bigint FROM assets) AS media_ms,"
         " (SELECT count(*) FROM segments) AS segments, (SELECT count(*) FROM voices) AS voices,"
-        " (SELECT count(*) FROM chunks) AS chunks",
+        " (SELECT count(*) FROM chunks) AS chunks, (SELECT count(*) FROM frames) AS frames,"
+        " (SELECT count(*) FROM assets WHERE media_kind = 'image') AS images",
         {},
     )[0]
 

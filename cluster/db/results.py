@@ -17,6 +17,7 @@ from cluster.db.copy import stage_rows
 from cluster.db.crash_claims import forget_claims
 from cluster.db.ledger import charge_unit, fail_units, postpone_units
 from cluster.db.local_voices import spans_of, without_forgotten, write_ghosts, write_local_voices
+from cluster.db.pictures import write_frames, write_image_vectors
 from cluster.db.register import add_failure
 from cluster.db.runs import pass_gate
 from cluster.db.spaces import Space
@@ -139,14 +140,29 @@ def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | N
 
 
 def _write_speech(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
-    asset_id, mine = row["asset_id"], [unit["lane"] + unit["fingerprint"] for unit in row["units"]]
-    replace_segments(conn, asset_id, row["segments"])
-    # What other fingerprints derived, or are deriving now, from the replaced segments: their units go too,
-    # so that a child lane that read them before is fenced off.
+    replace_segments(conn, row["asset_id"], row["segments"])
+    _drop_derived(conn, row, "speech")
+
+
+def _write_frames(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
+    write_frames(conn, row["asset_id"], row)
+    _drop_derived(conn, row, "frames")
+
+
+def _write_images(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, Space]) -> None:
+    write_image_vectors(conn, spaces["image"], row["asset_id"], row["image_vectors"], row["frames"])
+
+
+def _drop_derived(conn: psycopg.Connection[Any], row: Row, root: str) -> None:
+    """Drop the units of what other fingerprints derived, or are deriving now, from the replaced rows of `root`.
+
+    A child lane that read those before is fenced off by it.
+    """
+    mine = [unit["lane"] + unit["fingerprint"] for unit in row["units"]]
     conn.execute(
         "DELETE FROM units WHERE asset_id = %s AND lane = ANY(%s) AND lane || fingerprint <> ALL(%s)"
         " AND state <> 'pending'",
-        (asset_id, ["speech", *children(["speech"])], mine),
+        (row["asset_id"], [root, *children([root])], mine),
     )
 
 
@@ -294,11 +310,19 @@ def _write_texts(conn: psycopg.Connection[Any], row: Row, spaces: Mapping[str, S
 
 # Lanes after which a name may belong elsewhere.
 _SPOKEN = frozenset({"speech", "voices"})
-_WRITERS = {"speech": _write_speech, "voices": _write_voices, "texts": _write_texts}
+_WRITERS = {
+    "speech": _write_speech,
+    "voices": _write_voices,
+    "texts": _write_texts,
+    "frames": _write_frames,
+    "images": _write_images,
+}
 _WRITTEN = {
     "speech": FaultPoint.SPEECH_WRITTEN,
     "voices": FaultPoint.VOICES_WRITTEN,
     "texts": FaultPoint.TEXTS_WRITTEN,
+    "frames": FaultPoint.FRAMES_WRITTEN,
+    "images": FaultPoint.IMAGES_WRITTEN,
 }
-_OUTPUT = {"speech": "segments", "voices": "voices", "texts": "chunks"}
+_OUTPUT = {"speech": "segments", "voices": "voices", "texts": "chunks", "frames": "frames", "images": "image_vectors"}
 _DETAIL = {"speech": "transcript", "voices": "voice_cache_hits"}

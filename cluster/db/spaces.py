@@ -24,7 +24,7 @@ HALFVEC_FROM_DIMENSION = 512
 INDEX_FROM_ROWS = 10_000
 # The name of a space that is being dropped; no model has it.
 RETIRED = "retired "
-OWNER = {"voice": ("segment_id", "segments"), "text": ("chunk_id", "chunks")}
+OWNER = {"voice": ("segment_id", "segments"), "text": ("chunk_id", "chunks"), "image": ("frame_id", "frames")}
 _LANE = {kind: lane for lane, kind in SPACE_OF_LANE.items()}
 _LOCK_KEY = 0x5370_6163_65
 
@@ -59,10 +59,15 @@ class Space:
         return f"speaker_means_{self.space_id}"
 
     @property
+    def leaders_table(self) -> str:
+        """The table of the pictures that lead visual clusters; image spaces only."""
+        return f"visual_leaders_{self.space_id}"
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """Every table of its own, those that nothing hangs on first."""
-        own = (self.means_table, self.local_voices_table, self.cache_table) if self.kind == "voice" else ()
-        return (*own, self.table_name)
+        own = {"voice": (self.means_table, self.local_voices_table, self.cache_table), "image": (self.leaders_table,)}
+        return (*own.get(self.kind, ()), self.table_name)
 
 
 _SELECT = "SELECT space_id, kind, profile, model, dimension, storage, table_name, is_active, choice FROM spaces"
@@ -130,6 +135,13 @@ def _create_tables(
             "CREATE TABLE {} ({} bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE, embedding {} NOT NULL)"
         ).format(sql.Identifier(table), sql.Identifier(owner), sql.Identifier(parent), vector)
     )
+    if kind == "image":
+        conn.execute(
+            sql.SQL(
+                "CREATE TABLE {} (cluster_id bigint PRIMARY KEY REFERENCES visual_clusters ON DELETE CASCADE,"
+                " embedding {} NOT NULL)"
+            ).format(sql.Identifier(f"visual_leaders_{space_id}"), vector)
+        )
     if kind == "voice":
         conn.execute(
             sql.SQL(
@@ -214,22 +226,24 @@ def count_missing(conn: psycopg.Connection[Any], space: Space) -> int:
     return row[0] if row else 0
 
 
-def count_vectors(conn: psycopg.Connection[Any], space: Space) -> int:
-    """How many vectors the space holds."""
-    row = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(space.table_name))).fetchone()
+def count_vectors(conn: psycopg.Connection[Any], space: Space, table: str | None = None) -> int:
+    """How many vectors the space holds, or another `table` of its own."""
+    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table or space.table_name))
+    row = conn.execute(query).fetchone()
     return row[0] if row else 0
 
 
-def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
-    """Build the HNSW index once the space is large enough for it; returns whether it exists.
+def ensure_index(conn: psycopg.Connection[Any], space: Space, table: str | None = None) -> bool:
+    """Build the HNSW index once the space, or another `table` of its own, is large enough; returns whether it exists.
 
     Building after the load costs a quarter of inserting into an existing index, and needs
     maintenance_work_mem for the whole graph: twice the vector bytes covers it.
     """
-    name = f"{space.table_name}_hnsw"
+    table = table or space.table_name
+    name = index_name(table)
     if conn.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,):
         return True
-    rows = count_vectors(conn, space)
+    rows = count_vectors(conn, space, table)
     if rows < INDEX_FROM_ROWS:
         return False
     width = 2 if space.storage == "halfvec" else 4
@@ -238,11 +252,16 @@ def ensure_index(conn: psycopg.Connection[Any], space: Space) -> bool:
         conn.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(f"{memory_mib}MB")))
         conn.execute(
             sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (embedding {}_cosine_ops)").format(
-                sql.Identifier(name), sql.Identifier(space.table_name), sql.SQL(space.storage)
+                sql.Identifier(name), sql.Identifier(table), sql.SQL(space.storage)
             )
         )
-    conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(space.table_name)))
+    conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
     return True
+
+
+def index_name(table: str) -> str:
+    """The name of the vector index of a table of vectors."""
+    return f"{table}_hnsw"
 
 
 class DatabaseVoiceCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import mmap
 import os
 import signal
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ from cluster.media.probe import Probe
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from cluster.media.instant import Instant
+    from cluster.media.pictures import Pictures, PictureSpec, Tiny
 
 START_DEADLINE_S = 60.0
 MESSAGE_BYTES = 1 << 16
@@ -79,11 +84,84 @@ class MediaChild:
             os.close(pcm)
         return Decoded(samples, answer["sha256"], answer["skipped_packets"], Stamp(**answer["stamp"]))
 
+    def pictures(
+        self,
+        path: str | Path,
+        kind: str,
+        spec: PictureSpec,
+        deadline_s: float,
+        cuts: Sequence[int] | None = None,
+    ) -> Pictures:
+        """Everything about an image or a video in one pass; see `cluster.media.pictures.Pictures`.
+
+        `kind` is that of the probe. `cuts` are the numbers of the frames that begin shots, as `tiny` counts
+        them; without, cuts are looked for.
+        """
+        asked = {"kind": kind, "spec": spec.to_dict(), "cuts": None if cuts is None else [int(cut) for cut in cuts]}
+        return self._pictures("pictures", path, asked, deadline_s)
+
+    def pick(
+        self, path: str | Path, kind: str, frames: Sequence[Mapping[str, Any]], spec: PictureSpec, deadline_s: float
+    ) -> Pictures:
+        """The pictures of committed `frames` again: `frames`, `thumbnails` and `pixels`, the rest is null.
+
+        A frame that is not there any more is `BadMediaError`.
+        """
+        told = [{**frame, "phash": frame["phash"].hex()} for frame in frames]
+        return self._pictures("pick", path, {"kind": kind, "spec": spec.to_dict(), "frames": told}, deadline_s)
+
+    def tiny(self, path: str | Path, deadline_s: float) -> Tiny:
+        """Every frame of a video at 48 x 27, in memory shared with nobody once this returns."""
+        import numpy as np
+
+        from cluster.media.pictures import TINY_SHAPE, Tiny
+
+        with self._memory("tiny", path, {}, deadline_s) as (memory, answer):
+            size = answer["count"] * math.prod(TINY_SHAPE)
+            pixels = np.frombuffer(mmap.mmap(memory, size, access=mmap.ACCESS_READ), np.uint8)
+        return Tiny(pixels.reshape(-1, *TINY_SHAPE), Stamp(**answer["stamp"]))
+
+    def instant(
+        self, path: str | Path, kind: str, t_ms: int, form: str, anchor: Mapping[str, Any] | None, deadline_s: float
+    ) -> Instant:
+        """The picture that is shown at a time, as a file of `form`; see `cluster.media.instant`.
+
+        `anchor` is a committed frame at or before it, which spares decoding what comes before.
+        """
+        from cluster.media.instant import Instant
+
+        told = anchor and {**anchor, "phash": anchor["phash"].hex()}
+        asked = {"kind": kind, "t_ms": t_ms, "format": form, "anchor": told}
+        with self._memory("instant", path, asked, deadline_s) as (memory, answer):
+            size, stamp = answer.pop("size"), Stamp(**answer.pop("stamp"))
+            return Instant(None if size is None else os.pread(memory, size, 0), **answer, stamp=stamp)
+
     def close(self) -> None:
         """End the child; may be called twice, and a later call starts another."""
         if self._child is not None:
             self._child.end()
             self._child = None
+
+    def _pictures(self, op: str, path: str | Path, asked: Mapping[str, Any], deadline_s: float) -> Pictures:
+        from cluster.media.pictures import Pictures, read_row
+
+        with self._memory(op, path, asked, deadline_s) as (memory, answer):
+            table = read_row(memory, answer["thumbnails_at"], answer["numbers_at"], answer["end"])
+        return Pictures(table, answer["skipped_packets"], Stamp(**answer["stamp"]))
+
+    @contextmanager
+    def _memory(
+        self, op: str, path: str | Path, asked: Mapping[str, Any], deadline_s: float
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Ask for what is too long for a message; the descriptor that holds it, and the answer."""
+        from cluster.media.pictures import write_json
+
+        request, memory = write_json(asked), os.memfd_create("rushes-pictures")
+        try:
+            yield memory, self._ask({"op": op, "path": os.fspath(path)}, (memory, request), deadline_s)
+        finally:
+            os.close(memory)
+            os.close(request)
 
     def _ask(self, request: dict[str, Any], fds: Sequence[int], deadline_s: float) -> dict[str, Any]:
         try:
@@ -121,8 +199,8 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=self.stderr,
                 pass_fds=[theirs.fileno()],
-                # a second arena would reserve 64 MiB of the address space that the limit counts
-                env=child_environment(MALLOC_ARENA_MAX="1"),
+                # a second arena or thread would reserve tens of MiB of the address space that the limit counts
+                env=child_environment(MALLOC_ARENA_MAX="1", OPENBLAS_NUM_THREADS="1"),
                 process_group=0,
             )
         except BaseException:

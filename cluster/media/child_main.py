@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         _limit(memory_bytes)
         link.send(json.dumps({"ready": True}).encode())
         while True:
-            message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 1)
+            message, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 2)
             if not message:
                 return
             try:
@@ -63,11 +63,16 @@ def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> d
         if request["op"] == "probe":
             return {"result": asdict(probe(request["path"]))}
         reach(FaultPoint.READING, request["path"])
-        return {"result": asdict(decode_audio(request["path"], request["stream"], fds[0], memory_bytes))}
+        if request["op"] == "decode":
+            return {"result": asdict(decode_audio(request["path"], request["stream"], fds[0], memory_bytes))}
+        return {"result": _take_pictures(request, fds, memory_bytes)}
     except BadMediaError as error:
         return _error("bad_media", error)
-    except (MemoryError, MediaResourceError) as error:
+    except MediaResourceError as error:
         return _error("resource", error)
+    except MemoryError as error:
+        limit = f"reading it takes more than {memory_bytes / 2**20:.0f} MiB: raise decode_memory_bytes"
+        return _error("resource", str(error) or limit)
     except ChangingError as error:
         return _error("changing", error)
     except OSError as error:
@@ -75,6 +80,28 @@ def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> d
         return {**_error(kind, error.strerror or error), "errno": error.errno}
     except Exception as error:  # noqa: BLE001 - the child must answer, or the parent waits for its deadline
         return _error("bug", f"{type(error).__name__}: {error}")
+
+
+def _take_pictures(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> dict[str, Any]:
+    """Pictures into the first descriptor, asked for by what the second one holds."""
+    from cluster.media import instant, moving, stills
+    from cluster.media.pictures import PictureSpec, read_json
+
+    op, path, asked = request["op"], request["path"], read_json(fds[1])
+    with open(fds[0], "wb", buffering=1 << 20, closefd=False) as file:
+        if op == "tiny":
+            found = moving.take_tiny(path, file, memory_bytes)
+        elif op == "instant":
+            found = instant.take_instant(path, asked, file)
+        else:
+            spec = PictureSpec.from_dict(asked["spec"])
+            if asked["kind"] == "image":
+                found = stills.take_still(path, spec, file, memory_bytes, picked=op == "pick")
+            elif op == "pick":
+                found = moving.pick_moving(path, spec, asked["frames"], file, memory_bytes)
+            else:
+                found = moving.take_moving(path, spec, asked["cuts"], file, memory_bytes)
+    return {**found, "stamp": asdict(found["stamp"])}
 
 
 def _error(kind: str, error: object) -> dict[str, Any]:

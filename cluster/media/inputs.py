@@ -24,7 +24,11 @@ _VIDEO = (
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gxf .m1v .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpeg .mpg "
     ".mts .mxf .ogm .ogv .qt .rm .rmvb .tod .ts .vob .webm .wmv .wtv"
 )
-MEDIA_SUFFIXES = frozenset(f"{_AUDIO} {_VIDEO}".split())
+_IMAGE = (
+    ".apng .avif .bmp .dib .gif .heic .heif .hif .ico .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm "
+    ".png .pnm .ppm .psd .qoi .tif .tiff .webp"
+)
+MEDIA_SUFFIXES = frozenset(f"{_AUDIO} {_VIDEO} {_IMAGE}".split())
 # The index over source names takes entries of up to 2,700 bytes.
 URI_BYTES = 2_000
 # What no second look mends: the name leads in a circle, or is longer than the file system takes.

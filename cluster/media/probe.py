@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date", "ICRD")
 _EARLIEST, _LATEST = 1971, 2100
 READ_BYTES = 1 << 20
+# Packets that are decoded for a look at one frame.
+LOOKED_AT = 256
+# MPEG-4 files that hold a picture, not a film.
+_STILL_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "avif"})
 # A header that states more lies, and deadlines and plans made from it would mean nothing. Silence as FLAC
 # or Opus takes about 50 bytes for a second.
 LONGEST_MS = 31 * 24 * 3_600_000
@@ -56,24 +60,54 @@ class Probe:
 def probe(path: str) -> Probe:
     """Look into one file: `audio_stream` is the index of the stream that decoding will use.
 
-    Cover art is no video; a file with still pictures alone is an image. `recorded_at` is the container's
-    own tag. Raises `BadMediaError` for content without sound or pictures, `OSError` for an unreadable file.
+    Cover art is no video; a file with still pictures alone is an image, and so is an animated one. Width and
+    height are those of the picture as shown. `recorded_at` is the container's own tag, or the camera's. Raises
+    `BadMediaError` for content without sound or pictures, `OSError` for an unreadable file.
     """
+    return _probe_still(path) or _probe_streams(path)
+
+
+def _probe_still(path: str) -> Probe | None:
+    """An image that Pillow knows by its content: FFmpeg would decode it only to look at it."""
+    from cluster.media.stills import still_header
+
+    found = still_header(path)
+    if found is None:
+        return None
+    header, stamp = found
+    return Probe(
+        kind="image",
+        container=header.format,
+        duration_ms=None,
+        audio_stream=None,
+        width=header.width,
+        height=header.height,
+        fps=None,
+        sample_rate_hz=None,
+        channels=None,
+        recorded_at=_instant(header.taken_at),
+        stamp=stamp,
+    )
+
+
+def _probe_streams(path: str) -> Probe:
     with open_media(path) as (container, stamp):
-        audio = _best_audio(container)
-        video = _best_video(container)
+        audio = best_audio(container)
+        video = best_video(container)
         picture = video or next((stream for stream in container.streams.video if stream.codec_context), None)
         if audio is None and picture is None:
             raise BadMediaError(_nothing_inside(container))
         _require_samples(path, container, [stream for stream in (audio, video or picture) if stream is not None])
-        still = container.format.name.endswith("_pipe") or (audio is None and video is None)
+        require_whole(container)
+        still = _is_still(container) or (audio is None and video is None)
+        width, height = _size_shown(container, picture) if picture and (video or still) else (None, None)
         return Probe(
             kind="image" if still else "video" if video else "audio",
             container=container.format.name,
             duration_ms=_duration_ms(container, stamp.byte_size),
             audio_stream=audio.index if audio else None,
-            width=picture.width if picture and (video or still) else None,
-            height=picture.height if picture and (video or still) else None,
+            width=width,
+            height=height,
             fps=_fps(video) if video and not still else None,
             sample_rate_hz=audio.sample_rate if audio else None,
             channels=audio.channels if audio else None,
@@ -156,7 +190,8 @@ def recorded_at(
     return None, None
 
 
-def _best_audio(container: InputContainer) -> AudioStream | None:
+def best_audio(container: InputContainer) -> AudioStream | None:
+    """The sound to decode: default disposition first, then the highest rate."""
     from av.stream import Disposition
 
     def rank(stream: AudioStream) -> tuple[bool, int, int]:
@@ -167,7 +202,8 @@ def _best_audio(container: InputContainer) -> AudioStream | None:
     return max(decodable, key=rank, default=None)
 
 
-def _best_video(container: InputContainer) -> VideoStream | None:
+def best_video(container: InputContainer) -> VideoStream | None:
+    """The moving pictures to decode: default disposition first, then the largest; cover art is none."""
     from av.stream import Disposition
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -177,6 +213,39 @@ def _best_video(container: InputContainer) -> VideoStream | None:
 
     moving = (stream for stream in container.streams.video if not stream.disposition & still)
     return max((stream for stream in moving if stream.codec_context is not None), key=rank, default=None)
+
+
+def require_whole(container: InputContainer) -> None:
+    """Raise `BadMediaError` for a picture of tiles, which FFmpeg's decoders do not join: one is not the picture."""
+    from av.stream import Disposition
+
+    if _is_still(container) and any(one.disposition & Disposition.dependent for one in container.streams.video):
+        raise BadMediaError("its picture is made of tiles, which FFmpeg does not join: save it as JPEG or AVIF")
+
+
+def _is_still(container: InputContainer) -> bool:
+    return container.format.name.endswith("_pipe") or container.metadata.get("major_brand") in _STILL_BRANDS
+
+
+def _size_shown(container: InputContainer, track: VideoStream) -> tuple[int, int]:
+    """Width and height upright and with square pixels; only a decoded frame tells how it is turned."""
+    from itertools import islice
+
+    from av import FFmpegError
+
+    from cluster.media.reading import only
+    from cluster.media.shown import Painter, require_size
+
+    require_size(track.width or 1, track.height or 1)
+    only(container, track)
+    try:
+        container.seek(0)
+        for packet in islice(container.demux(track), LOOKED_AT):
+            for frame in track.decode(packet):
+                return Painter(track).size(frame)
+    except (FFmpegError, IndexError):
+        pass
+    return track.width, track.height
 
 
 def _fps(stream: VideoStream) -> float | None:

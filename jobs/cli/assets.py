@@ -172,7 +172,8 @@ def forget(
 def _say_what(found: list[Any], dry_run: bool) -> None:
     for item in found:
         typer.echo(
-            f"{item.sha256[:8]} {item.name}: {item.segments} segments, {item.voices} voices, {item.chunks} chunks"
+            f"{item.sha256[:8]} {item.name}: {item.segments} segments, {item.voices} voices, {item.chunks} chunks, "
+            f"{item.frames} frames"
         )
     if any(item.voices and not item.voice_key for item in found):
         typer.echo("cached voices of assets from before schema 3 cannot be told apart here: `rushes db gc` drops them")

@@ -47,12 +47,18 @@ def describe(speed: Speed) -> list[str]:
     device = speed.gpu if placed.device == "cuda" else f"{speed.cpu}, {speed.threads} thread(s)"
     return [
         f"{choice.role}, profile {choice.profile}: {choice.weights}",
-        f"device {placed.device}: {device}; precision {placed.precision}, batch size {choice.batch_size}",
+        f"device {placed.device}: {device}; precision {placed.precision}, {_batch(choice)}",
         f"loaded in {speed.load_s:.2f} s, first call {speed.warm_up_s:.2f} s",
         *(_rate(unit, values, speed.median_rates()[unit]) for unit, values in speed.rates.items()),
         f"sample: {speed.sample}, {speed.times} time(s) in each measurement",
         f"proof: {_proof(speed)}",
     ]
+
+
+def _batch(choice: Any) -> str:
+    if choice.role == "image":
+        return f"{max(1, choice.batch_pixels // choice.image_size**2)} pictures in a call"
+    return f"batch size {choice.batch_size}"
 
 
 def _rate(unit: str, values: list[float], middle: float) -> str:

@@ -20,6 +20,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Channels = Annotated[list[str] | None, typer.Option("--channel", help="Only of this channel; may be repeated.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; may be repeated.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Lanes = Annotated[
+    str | None, typer.Option(help="Some of speech,voices,texts,frames,images; without it all that have models.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
 Collections = Annotated[
     list[str] | None, typer.Option("--collection", help="Only in this collection; may be repeated.")
 ]
@@ -48,6 +52,14 @@ def corpus(config: Path | None) -> Iterator[Any]:
             yield conn
     except UnicodeEncodeError as error:
         raise UsageError(f"{error.object!r} is not valid UTF-8: nothing in the corpus has such a name") from error
+
+
+def asked_lanes(settings: Settings, text: str | None) -> tuple[str, ...]:
+    """The lanes of `--lanes`, every one that is on without it; `UsageError` for an unknown one and one that is off."""
+    from actors.lanes import lanes_on
+    from cluster.lanes import parse_lanes
+
+    return parse_lanes(text, lanes_on(settings))
 
 
 def asset_filter(channels: list[str] | None, tags: list[str] | None, collections: list[str] | None) -> Any:

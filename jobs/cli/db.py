@@ -70,11 +70,13 @@ def build_indexes(as_json: AsJson = False, config: Config = None) -> None:
     from cluster.db.spaces import INDEX_FROM_ROWS, count_vectors, ensure_index, list_spaces
 
     with corpus(config) as conn:
-        rows = [
-            {"space": space.space_id, "kind": space.kind, "vectors": count_vectors(conn, space),
-             "index": ensure_index(conn, space)}
-            for space in list_spaces(conn)
-        ]  # fmt: skip
+        rows = []
+        for space in list_spaces(conn):
+            is_indexed = ensure_index(conn, space)
+            if space.kind == "image":
+                ensure_index(conn, space, space.leaders_table)
+            vectors = count_vectors(conn, space)
+            rows.append({"space": space.space_id, "kind": space.kind, "vectors": vectors, "index": is_indexed})
     if as_json:
         print_json(rows)
         return
@@ -90,7 +92,7 @@ def collect(
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Drop retired spaces, what old settings left, and copies of object-store content that no source needs."""
+    """Drop retired spaces, what old settings left, and thumbnails and copies of content that nothing needs."""
     from contextlib import closing
 
     from cluster.db.connect import database_errors
@@ -121,7 +123,8 @@ def collect(
     for name in swept.left:
         typer.echo(f"left: {name} is in use by now")
     typer.echo(
-        f"freed {size(swept.database_freed_bytes)} in the database and {size(swept.copies_freed_bytes)} of copies"
+        f"freed {size(swept.database_freed_bytes)} in the database, {size(swept.copies_freed_bytes)} of copies and "
+        f"{size(swept.thumbnails_freed_bytes)} in the store"
     )
 
 
@@ -136,12 +139,18 @@ def _print_unneeded(unneeded: Any) -> None:
         rows.append(
             ["copies", "of content no source needs", f"{len(unneeded.copies)} files", size(unneeded.copies_bytes)]
         )
+    if unneeded.thumbnails:
+        count = f"{len(unneeded.thumbnails)} files"
+        rows.append(["thumbnails", "of no frame", count, size(unneeded.thumbnails_bytes)])
     print_table(["what", "which", "how many", "size"], rows)
 
 
 def _unneeded_dict(unneeded: Any) -> dict[str, Any]:
     found = [{"what": f.what, "which": f.name, "rows": f.rows, "bytes": f.size_bytes} for f in unneeded.found]
-    return {"found": found, "copies": len(unneeded.copies), "copies_bytes": unneeded.copies_bytes}
+    return {
+        "found": found, "copies": len(unneeded.copies), "copies_bytes": unneeded.copies_bytes,
+        "thumbnails": len(unneeded.thumbnails), "thumbnails_bytes": unneeded.thumbnails_bytes,
+    }  # fmt: skip
 
 
 def _swept_dict(swept: Any) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import (
+    Address,
     AsJson,
     Channels,
     Collections,
     Config,
+    Lanes,
     Tags,
+    asked_lanes,
     asset_filter,
     print_json,
     set_verbosity,
@@ -33,7 +36,6 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most this many assets
 Newest = Annotated[bool, typer.Option("--newest-first", help="Latest recordings first.")]
 Since = Annotated[str | None, typer.Option(help="Recorded at or after: YYYYMMDD, ISO time, 30d.")]
 Until = Annotated[str | None, typer.Option(help="Recorded before: YYYYMMDD, ISO time, 30d.")]
-Lanes = Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")]
 Source = Annotated[str | None, typer.Option(help="diarization, or whisper for the transcriber's own boundaries.")]
 Language = Annotated[str | None, typer.Option(help="Spoken language, such as en or de.")]
 NumSpeakers = Annotated[int | None, typer.Option(min=1, help="Exactly this many people per asset.")]
@@ -46,7 +48,6 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed units ag
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
 MaxFailures = Annotated[str | None, typer.Option(help="Stop after more than N failures, or P% of 100 or more assets.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the last line and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens.")]
 
@@ -80,7 +81,7 @@ def ingest(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn recordings into segments, voices and searchable text; does what is missing, and only that."""
+    """Turn recordings and pictures into a corpus to search and name; does what is missing, and only that."""
     _refuse_both("--only-missing", only_missing, "--force", force)
     _refuse_both("--fail-fast", fail_fast, "--max-failures", max_failures is not None)
     set_verbosity(quiet, verbose)
@@ -97,7 +98,7 @@ def ingest(
         inputs=list(inputs or ()),
         list_files=list(list_file or ()),
         chosen=asset_filter(channel, tag, collection),
-        lanes=lanes,
+        lanes=asked_lanes(settings, lanes),
         limit=limit,
         newest_first=newest_first,
         since=since,
@@ -128,14 +129,12 @@ def run_options(config: Path | None, *, quiet: bool, **flags: Any) -> None:
 def _options(**flags: Any) -> Any:
     from datetime import UTC, datetime
 
-    from cluster.lanes import parse_lanes
     from cluster.selection import parse_failure_limit, parse_when
     from jobs.job import IngestOptions
 
     now = datetime.now(UTC)
     parsed: dict[str, Any] = {
         "stdin": sys.stdin if "-" in flags["inputs"] else None,
-        "lanes": parse_lanes(flags["lanes"]),
         "since": parse_when(flags["since"], now, "--since"),
         "until": parse_when(flags["until"], now, "--until"),
         "max_failures": parse_failure_limit(flags["max_failures"]),

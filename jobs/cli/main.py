@@ -14,8 +14,11 @@ from jobs.cli import (
     config,
     db,
     doctor,
+    dupes,
     export,
     failures,
+    frames,
+    images,
     imports,
     ingest,
     models,
@@ -50,7 +53,10 @@ app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.add_typer(assets.app, name="assets")
 app.add_typer(failures.app, name="failures")
+app.add_typer(frames.app, name="frames")
+app.add_typer(images.app, name="images")
 app.add_typer(speakers.app, name="speakers")
+app.add_typer(dupes.app, name="dupes")
 app.add_typer(db.app, name="db")
 app.add_typer(config.app, name="config")
 app.add_typer(profiles.app, name="profiles")

@@ -22,6 +22,7 @@ def list_models(profile: Profile = None, every: All = False, as_json: AsJson = F
     """Each role's weights: here or not, size, pinned revision, licence, place."""
     from dataclasses import asdict
 
+    from cluster.weights import on_hub
     from cluster.weights_check import held
     from jobs.summary import size
 
@@ -40,7 +41,7 @@ def list_models(profile: Profile = None, every: All = False, as_json: AsJson = F
             for r in rows
         ],
     )  # fmt: skip
-    if any(row["weights"].startswith("hub:") and not row["here"] for row in rows):
+    if any(on_hub(row["weights"]) and not row["here"] for row in rows):
         typer.echo("`rushes models pull` fetches what is not here from the hub", err=True)
 
 
@@ -72,16 +73,16 @@ def pull(
 def _pulled(weights: str, dry_run: bool, away: bool) -> dict[str, Any]:
     """What came of one snapshot; the hub is not asked when it was `away` before."""
     from cluster.errors import RushesError
-    from cluster.weights import HubAwayError, fetch, hub_name
+    from cluster.weights import HubAwayError, fetch, hub_name, on_hub
     from cluster.weights_check import held
 
     before, problem = held(weights), ""
-    if away and weights.startswith("hub:") and before.place is None:
+    if away and on_hub(weights) and before.place is None:
         problem = (
             f"{weights} was not asked for, the hub is out of reach: pull again later, "
             "or name a folder with RUSHES_<ROLE>_WEIGHTS=path:/DIR"
         )
-    if weights.startswith("hub:") and not dry_run and not away:
+    if on_hub(weights) and not dry_run and not away:
         if before.place is None:
             typer.echo(f"fetching {weights} ({before.licence}{', gated' if before.gated else ''})", err=True)
         try:

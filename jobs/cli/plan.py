@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, settings_from
+from jobs.cli.common import AsJson, Config, Lanes, asked_lanes, corpus, print_json, settings_from
 
 
 def plan(
     explain: Annotated[bool, typer.Option("--explain", help="Say why.")] = False,
     hours: Annotated[float | None, typer.Option(min=0, max=1e9, help="Plan this many media hours instead.")] = None,
-    lanes: Annotated[str | None, typer.Option(help="Some of speech,voices,texts.")] = None,
+    lanes: Lanes = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -22,21 +22,22 @@ def plan(
     from actors.lanes import fingerprints
     from cluster.db import ledger
     from cluster.db.register import all_asset_ids
-    from cluster.lanes import parse_lanes
     from cluster.plan import Work, make_plan
     from cluster.plan import explain as explain_plan
+    from jobs.execution import work_of
     from jobs.forecast import foretell, informed
     from jobs.runners import this_node
     from jobs.spec import chain_names
 
-    settings, wanted = settings_from(config), parse_lanes(lanes)
+    settings = settings_from(config)
+    wanted = asked_lanes(settings, lanes)
     with corpus(config) as conn:
         row = conn.execute("SHOW max_connections").fetchone()
         ids, prints = all_asset_ids(conn), fingerprints(settings)
         with conn.transaction(force_rollback=True):
             ledger.ensure_units(conn, ids, prints, list(prints))
             rows, _ = ledger.pending_rows(conn, ledger.Selection(ids), prints, wanted)
-        work = Work(sum(r.duration_ms or 0 for r in rows) / 1000, len(rows))
+        work = work_of(rows)
         if hours is not None:
             work = Work(hours * 3600, max(1, round(hours)))
         made = make_plan(

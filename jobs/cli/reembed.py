@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import (
+    Address,
     AsJson,
     Channels,
     Collections,
@@ -31,7 +32,7 @@ def reembed(
     collection: Collections = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many assets.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
     config: Config = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the last lines and errors.")] = False,

@@ -1,10 +1,11 @@
-"""`rushes search`: find what was said."""
+"""`rushes search`: find what was said, and what was shown."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,13 @@ MAX_SWITCHES = 5
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for: words or a question.")],
+    text: Annotated[
+        str | None, typer.Argument(help="What to look for: words or a question.", show_default=False)
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="Look for what is like this picture.", show_default=False)
+    ] = None,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Look for what was shown, by the words.")] = False,
     asset: Annotated[str | None, typer.Option(help="Only in this asset.", show_default=False)] = None,
     channel: Channels = None,
     tag: Tags = None,
@@ -38,7 +45,17 @@ def search(
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
-    """The passages that answer, with their times; meaning and words count together."""
+    """The passages that answer, with their times; meaning and words count together.
+
+    With --pictures or --image the moments that show it: keyframes by their image vectors, a picture by its
+    hash where there are none.
+    """
+    _check(text, image, pictures, rerank)
+    if image is not None or pictures:
+        scoped = (asset, asset_filter(channel, tag, collection))
+        _show_pictures(config, text, image, scoped, limit, as_json)
+        return
+    assert text is not None
     choice = settings_from(config).model_choice("reranker") if rerank else None
     with corpus(config) as conn:
         scope = scope_of(conn, asset, asset_filter(channel, tag, collection))
@@ -48,8 +65,46 @@ def search(
         return
     for line in hit_lines(hits):
         typer.echo(line)
+    _tell_few(hits, limit)
+
+
+def _check(text: str | None, image: Path | None, pictures: bool, rerank: bool) -> None:
+    from cluster.errors import UsageError
+
+    if text is not None and image is not None:
+        raise UsageError("words and --image exclude each other: give one to look for")
+    if text is None and image is None:
+        raise UsageError("nothing to search for: give some words, or --image FILE")
+    if rerank and (pictures or image is not None):
+        raise UsageError("--rerank reads passages of speech: leave it out with --pictures and --image")
+
+
+def _tell_few(hits: list[Any], limit: int) -> None:
     if len(hits) < limit:
         typer.echo(f"{len(hits)} answer(s): the corpus holds no more that match")
+
+
+def _show_pictures(
+    config: Path | None, text: str | None, image: Path | None, scoped: tuple[str | None, Any], limit: int, as_json: bool
+) -> None:
+    from cluster.media.blobs import blob_path
+    from jobs.picture_search import find_by_image, find_by_words
+
+    settings = settings_from(config)
+    with corpus(config) as conn:
+        scope = scope_of(conn, *scoped)
+        if image is not None:
+            hits = find_by_image(conn, settings, image, scope, limit)
+        else:
+            hits = find_by_words(conn, settings, readable(text or ""), scope, limit)
+    paths = [blob_path(settings.store_root(), hit.thumbnail) for hit in hits]
+    if as_json:
+        print_json([{**asdict(hit), "thumbnail_path": path} for hit, path in zip(hits, paths, strict=True)])
+        return
+    for hit, path in zip(hits, paths, strict=True):
+        for line in picture_lines(hit, path):
+            typer.echo(line)
+    _tell_few(hits, limit)
 
 
 def scope_of(conn: Any, asset: str | None, chosen: Any) -> list[int] | None:
@@ -65,13 +120,9 @@ def find(conn: Any, text: str, asset_ids: list[int] | None, limit: int) -> list[
     """Hits of the active text space for `text`, in these assets or in all, embedded by that space's own model."""
     from cluster.db.search import SpaceGoneError, search_chunks
     from cluster.db.spaces import active_space
-    from cluster.errors import RushesError, UsageError
+    from cluster.errors import RushesError
 
-    if not text.strip():
-        raise UsageError("nothing to search for: give some words")
-    if not text.isprintable():
-        # What the terminal could not decode arrives as surrogates, which no tokenizer takes.
-        text = text.encode("utf-8", "replace").decode()
+    text = readable(text)
     for _ in range(MAX_SWITCHES):
         space = active_space(conn, "text")
         if space is None:
@@ -80,6 +131,16 @@ def find(conn: Any, text: str, asset_ids: list[int] | None, limit: int) -> list[
         with suppress(SpaceGoneError):
             return search_chunks(conn, space, vector, text, asset_ids=asset_ids, limit=limit)
     raise RushesError(f"the text space changed {MAX_SWITCHES} times during this search: search again")
+
+
+def readable(text: str) -> str:
+    """The words as a tokenizer takes them; `UsageError` when there are none."""
+    from cluster.errors import UsageError
+
+    if not text.strip():
+        raise UsageError("nothing to search for: give some words")
+    # What the terminal could not decode arrives as surrogates, which no tokenizer takes.
+    return text if text.isprintable() else text.encode("utf-8", "replace").decode()
 
 
 def find_reranked(conn: Any, text: str, asset_ids: list[int] | None, limit: int, choice: Any) -> list[Any]:
@@ -108,6 +169,18 @@ def embed_query(space: Any, text: str) -> Any:
         return stage.embed_query(text)
     finally:
         stage.close()
+
+
+def picture_lines(hit: Any, path: str) -> list[str]:
+    """A moment as a place line, its thumbnail, and the copies that show it too."""
+    why = f"{hit.similarity:.2f}" if hit.similarity is not None else f"{hit.distance} of 64 bits differ"
+    place = short_uri(hit.uri)
+    if hit.start_ms is not None:
+        place += f" {clock(hit.t_ms)}, shot {clock(hit.start_ms)}-{clock(hit.end_ms)}"
+    lines = [f"{place} ({why})", f"  {path}"]
+    if hit.copies:
+        lines.append(f"  also in {', '.join(map(short_uri, hit.copies))}")
+    return lines
 
 
 def hit_lines(hits: list[Any]) -> list[str]:

@@ -183,8 +183,10 @@ def _corpus(conn: Any, settings: Any, limit: int, as_json: bool) -> None:
 def corpus_lines(totals: dict[str, Any], lanes: list[dict[str, Any]]) -> list[str]:
     """What the corpus holds, and per lane what is done under the settings in force."""
     lines = [
-        f"{totals['assets']} assets from {totals['sources']} sources, {totals['media_ms'] / 3_600_000:.2f} h; "
-        f"{totals['segments']} segments, {totals['voices']} voices, {totals['chunks']} chunks"
+        f"{totals['assets']} assets from {totals['sources']} sources, {totals['media_ms'] / 3_600_000:.2f} h, "
+        f"{totals['images']} images; "
+        f"{totals['segments']} segments, {totals['voices']} voices, {totals['chunks']} chunks, "
+        f"{totals['frames']} frames"
     ]
     if totals["gone"]:
         lines.append(f"{totals['gone']} source(s) gone; {totals['vanished']} asset(s) without any source")
@@ -200,8 +202,8 @@ def _lane_row(row: dict[str, Any]) -> list[Any]:
 
 
 def print_assets(listed: list[dict[str, Any]]) -> None:
-    """The table of assets with their segments per local speaker."""
-    print_table(["asset", "source", "length", "lanes", "segments"], [asset_row(row) for row in listed])
+    """The table of assets with their segments per local speaker and their frames."""
+    print_table(["asset", "source", "length", "lanes", "segments, frames"], [asset_row(row) for row in listed])
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -214,20 +216,34 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def asset_row(row: dict[str, Any]) -> list[Any]:
     """One asset as table cells; failed or skipped ones say why."""
-    from cluster.speakers.counts import describe
-
-    what = row["reason"] or ""
-    if row["voices"]:
-        what = describe(row["voices"])
-    elif not what and (row["lanes"] or {}).get("speech") == "done":
-        what = "no speech"
+    what = "; ".join(part for part in (_heard(row), _seen(row["pictures"])) if part)
     return [row["sha256"][:8], source_cell(row), length_cell(row), lane_states(row["lanes"] or {}), what]
 
 
+def _heard(row: dict[str, Any]) -> str:
+    from cluster.speakers.counts import describe
+
+    speech = (row["lanes"] or {}).get("speech")
+    if row["voices"]:
+        return describe(row["voices"])
+    if row["media_kind"] == "image" and speech == "skipped" and row["pictures"]:
+        return ""
+    return row["reason"] or ("no speech" if speech == "done" else "")
+
+
+def _seen(pictures: dict[str, Any] | None) -> str:
+    if pictures is None:
+        return ""
+    size = f"{pictures['width']} x {pictures['height']}"
+    return f"{pictures['frames']} frames, {pictures['shots']} shots, {size}" if pictures["shots"] else size
+
+
 def length_cell(row: dict[str, Any]) -> str:
-    """How long the asset is; `?` when nobody knows."""
+    """How long the asset is; `?` when nobody knows, `-` for an image."""
     from jobs.summary import duration
 
+    if row["media_kind"] == "image":
+        return "-"
     return duration(row["duration_ms"] / 1000) if row["duration_ms"] is not None else "?"
 
 
@@ -241,11 +257,14 @@ def source_cell(row: dict[str, Any]) -> str:
 
 
 def lane_states(lanes: dict[str, str]) -> str:
-    """`done` when every lane is, `failed` when speech is; else lane by lane."""
+    """`done` when every lane is that has something to do, `failed` when speech is and none is done; else by lane."""
     if not lanes:
         return "-"
-    if len(set(lanes.values())) == 1 or lanes.get("speech") == "failed":
-        return lanes["speech"] if "speech" in lanes else next(iter(lanes.values()))
+    states = {state for state in lanes.values() if state != "skipped"} or {"skipped"}
+    if lanes.get("speech") == "failed" and "done" not in states:
+        return "failed"
+    if len(states) == 1:
+        return states.pop()
     return " ".join(f"{lane}:{state}" for lane, state in sorted(lanes.items()))
 
 

@@ -15,7 +15,14 @@ from typing import Any
 from cluster.errors import RushesError
 from cluster.settings import Settings
 
-STAGE_OF_ROLE = {"transcriber": "transcribe", "diarizer": "diarize", "voice": "voices", "text": "texts"}
+STAGE_OF_ROLE = {
+    "transcriber": "transcribe",
+    "diarizer": "diarize",
+    "voice": "voices",
+    "text": "texts",
+    "image": "images",
+    "shots": "pictures",
+}
 
 
 def main() -> None:
@@ -69,9 +76,9 @@ def stage_of(settings: Settings, role: str) -> Any:
         from actors.rerank import Reranker
 
         return Reranker(settings.model_choice(role))
-    from actors.lanes import speech_chain
+    from actors.lanes import whole_chain
 
-    return next(stage for stage in speech_chain(settings) if stage.name == STAGE_OF_ROLE[role])
+    return next(stage for stage in whole_chain(settings) if stage.name == STAGE_OF_ROLE[role])
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def nominal_plan(settings: Settings, gpu_gib: tuple[float, ...]) -> Plan:
     """The plan of 100 hours of media on this machine; `PlanError` when it does not fit."""
     from dataclasses import replace
 
-    from cluster.lanes import LANES
+    from actors.lanes import lanes_on
     from cluster.plan import Work, make_plan
     from jobs.runners import this_node
     from jobs.spec import chain_names
@@ -68,7 +68,9 @@ def nominal_plan(settings: Settings, gpu_gib: tuple[float, ...]) -> Plan:
     node = replace(this_node(settings), gpu_gib=gpu_gib)
     work = Work(NOMINAL_HOURS * 3600.0, NOMINAL_HOURS)
     # The server's limit is a check of its own.
-    return make_plan(work, [node], chain_names(settings, LANES), runner=settings.runner, max_connections=1_000_000)
+    return make_plan(
+        work, [node], chain_names(settings, lanes_on(settings)), runner=settings.runner, max_connections=1_000_000
+    )
 
 
 def resources(settings: Settings, plan: Plan, gpu_gib: tuple[float, ...]) -> Found:

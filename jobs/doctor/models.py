@@ -8,7 +8,7 @@ from cluster.doctor import Found
 from cluster.errors import RushesError
 from cluster.profiles import ALL_ROLES, ModelChoice
 from cluster.settings import Settings
-from cluster.weights import hub_name, locate
+from cluster.weights import hub_name, locate, on_hub
 from cluster.weights_check import held
 from jobs.doctor.child import LoaderChild, LoaderError
 
@@ -22,7 +22,7 @@ def roles_of(settings: Settings) -> list[str]:
 def loads(settings: Settings, role: str, child: LoaderChild) -> Found:
     """Whether the model of `role` is on this machine and loads, in a process of its own."""
     choice = settings.model_choice(role)
-    if choice.weights.startswith("hub:"):
+    if on_hub(choice.weights):
         hub_name(choice.weights)  # one that is not pinned tells another way out than one that is not here
     try:
         locate(choice.weights, download=False)
@@ -79,7 +79,7 @@ def hub_token(settings: Settings) -> Found:
 
 def _way_to(choice: ModelChoice) -> str:
     prefix = f"RUSHES_{choice.role.upper()}"
-    if choice.weights.startswith("hub:"):
+    if on_hub(choice.weights):
         token = "set HF_TOKEN and " if held(choice.weights).gated else ""
         return f"{token}run `rushes models pull`, or set {prefix}_WEIGHTS=path:/DIR, or {prefix}_PROFILE=bundled"
     if choice.weights.startswith("package:"):

@@ -8,6 +8,7 @@ import typer
 
 from jobs.cli.common import (
     MOST_ROWS,
+    Address,
     AsJson,
     Channels,
     Collections,
@@ -37,7 +38,7 @@ def identify(
     collection: Collections = None,
     again: Annotated[bool, typer.Option("--again", help="Also voices that were recognised before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be found; write nothing.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

@@ -1,0 +1,1 @@
+"""Near duplicates by perceptual hash, without a database: lookup keys, alignment, groups."""
