@@ -46,7 +46,7 @@ lock:
 	$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev \
 	  --no-emit-index-url --generate-hashes --no-header --quiet -o requirements.lock
 
-# About 35 minutes on two quiet cores; BENCH_RESULTS=FOLDER sends the results of a trial elsewhere. Recordings of many
+# About 40 minutes on two quiet cores; BENCH_RESULTS=FOLDER sends the results of a trial elsewhere. Recordings of many
 # people are fetched from Debian packages.
 VOICES ?= .voices
 PHOTOS ?= .photos
@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.speaker_id $(VOICES)
 	$(PY) -m benchmarks.clustering $(VOICES)
 	$(PY) -m benchmarks.labelling
+	$(PY) -m benchmarks.images
 	$(PY) -m benchmarks.real_pictures $(PHOTOS)
 	$(PY) -m benchmarks.duplicates $(PHOTOS)
 	$(PY) -m benchmarks.ingest

@@ -39,7 +39,13 @@ class Kind(StrEnum):
 # The decode child alone comes by there.
 READING = FaultPoint.READING
 ALL = tuple(point for point in FaultPoint if point is not READING)
-DRIVERS = (FaultPoint.REGISTERED, FaultPoint.RUN_STARTED, FaultPoint.RECONCILED, FaultPoint.RUN_FINISHED)
+DRIVERS = (
+    FaultPoint.REGISTERED,
+    FaultPoint.RUN_STARTED,
+    FaultPoint.COMPARED,
+    FaultPoint.RECONCILED,
+    FaultPoint.RUN_FINISHED,
+)
 ONCE = (*DRIVERS, FaultPoint.LOADING)
 # So little comes after them that a kill from outside would be late, and a connection is closed.
 LAST = (FaultPoint.RECONCILED, FaultPoint.RUN_FINISHED)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from PIL import Image
 
 from cluster.db.connect import open_connection
 from cluster.db.migrate import migrate
@@ -26,13 +27,18 @@ from cluster.types import SAMPLE_RATE_HZ
 from tests.archive import read_call
 from tests.media_factory import write_video, write_wav
 from tests.pg_server import OwnServer, own_server
+from tests.picture_factory import scene
+from tests.tiny_clip import tiny_clip
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "template_chaos"
 
 
 def build_media(folder: Path, clips: int) -> Path:
-    """`clips` recordings of 6 to 10 s of the call, the last one a film; a film without sound, a broken one."""
+    """`clips` recordings of 6 to 10 s of the call, the last one a film; a film without sound, a broken one; pictures.
+
+    Two of the three pictures are one at two sizes.
+    """
     folder.mkdir()
     call = read_call()
     for number in range(clips):
@@ -44,6 +50,9 @@ def build_media(folder: Path, clips: int) -> Path:
             write_video(folder / "film.mp4", length_s, sound)
     write_video(folder / "mute.mp4", 2, None)
     (folder / "broken.mp4").write_bytes(b"this is not a film")
+    for number, name in enumerate(("one", "two")):
+        Image.fromarray(scene(number)).save(folder / f"{name}.png")
+    Image.fromarray(scene(0)).resize((80, 60)).save(folder / "small.png")
     return folder
 
 
@@ -114,10 +123,11 @@ def status(pid: int) -> list[str]:
 
 @dataclass(slots=True)
 class World:
-    """One server, one media folder, one data folder; every run gets a database of its own."""
+    """One server, one media folder, one data folder, one small image model; each run has a database of its own."""
 
     root: Path
     media: Path
+    checkpoint: Path
     server: OwnServer
     runner: str
     names: Iterator[int] = field(default_factory=lambda: count(1))
@@ -164,6 +174,8 @@ class World:
             "RUSHES_CPUS": "2",
             # Two speakers make several segments of each recording.
             "RUSHES_NUM_SPEAKERS": "2",
+            "RUSHES_IMAGE_WEIGHTS": f"path:{self.checkpoint}",
+            "RUSHES_IMAGE_ARCHITECTURE": str(self.checkpoint.parent / "tiny.json"),
             "RUSHES_RETRY_BASE_S": "0.2",
             "RUSHES_DATABASE_WAIT_S": "60",
             "HF_HUB_OFFLINE": "1",
@@ -185,7 +197,7 @@ def make_world(runner: str, clips: int) -> Iterator[World]:
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         with own_server() as server:
-            world = World(root, build_media(root / "media", clips), server, runner)
+            world = World(root, build_media(root / "media", clips), tiny_clip(root / "clip"), server, runner)
             world.admin(f"CREATE DATABASE {TEMPLATE}")
             with open_connection(world.url(TEMPLATE)) as conn:
                 migrate(conn)

@@ -5,7 +5,8 @@ Drawn pictures and a real film scaled up with grain: right for speed, not for wh
 
 from __future__ import annotations
 
-from fractions import Fraction
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import av
 import numpy as np
 from PIL import Image
 
-from benchmarks.altered import write_clip
 from jobs.demo import film_path
 
 ARCHITECTURE = "ViT-B-32"
@@ -41,13 +41,12 @@ def write_clips(folder: Path, count: int, size: tuple[int, int]) -> Path:
     """`count` clips of 10 s, H.264, 25 frames a second, one part of the film each; returns the folder."""
     folder.mkdir()
     rng = np.random.default_rng(SEED)
-    bits_per_s = int(size[0] * size[1] * FPS * BITS_PER_PIXEL)
     with av.open(str(film_path())) as container:
         frames = container.decode(container.streams.video[0])
         for number in range(count):
-            shown = (_grained(_scaled(next(frames), size), one, rng) for one in range(CLIP_S * FPS))
-            pictures = (np.asarray(picture) for picture in shown)
-            write_clip(folder / f"{number}.mp4", pictures, Fraction(FPS), "libx264", bits_per_s)
+            shown = islice(frames, CLIP_S * FPS)
+            pictures = (_grained(_scaled(frame, size), one, rng) for one, frame in enumerate(shown))
+            _write_clip(folder / f"{number}.mp4", pictures, size)
     return folder
 
 
@@ -70,6 +69,16 @@ def write_weights(folder: Path) -> Path:
     path = folder / "model.pt"
     torch.save(open_clip.create_model(ARCHITECTURE).state_dict(), path)
     return path
+
+
+def _write_clip(path: Path, pictures: Iterable[Image.Image], size: tuple[int, int]) -> None:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.bit_rate = int(size[0] * size[1] * FPS * BITS_PER_PIXEL)
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode(None))
 
 
 def _scaled(frame: Any, size: tuple[int, int]) -> np.ndarray:

@@ -20,13 +20,17 @@ from benchmarks.corpus import build
 from benchmarks.duplicates import Archive, candidates, lookup_times, measure_pictures, score
 from benchmarks.ingest import INLINE, ROOT, Place, measure, row_differences, second_run, warm_voices
 from benchmarks.ingest_run import PLAIN
+from benchmarks.picture_corpus import write_pictures
+from benchmarks.picture_steps import Steps
 from benchmarks.process_tree import Look, Meter, adopt_orphans
 from benchmarks.report import at_least, at_most, exactly
 from benchmarks.voices import Bench, cut
 from benchmarks.voices import measure as measure_voices
+from cluster.settings import load_settings
 from tests.archive import read_call
 from tests.film_factory import scene
 from tests.media_factory import write_wav
+from tests.tiny_clip import tiny_clip
 
 # Burns CPU in a daemon: its parent is gone, and whoever might wait for it lets the kernel reap it.
 DAEMON = """
@@ -153,6 +157,19 @@ def test_a_lookup_of_hashes_finds_what_a_scan_finds(db):
     found = lookup_times(db, 2_000, np.random.default_rng(1))
     assert found["hashes"] == 2_000
     assert candidates([0, 0xFFFF, 2**64 - 1])["share_of_rows"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_each_step_of_a_picture_is_timed_beside_a_prepared_corpus(db_url, db, tmp_path):
+    image = {"weights": f"path:{tiny_clip(tmp_path / 'clip')}", "architecture": str(tmp_path / "clip" / "tiny.json")}
+    steps = Steps(db_url, load_settings(None, database_url=db_url, data_dir=tmp_path / "data", image=image), 100)
+    found = steps.measure(write_pictures(tmp_path / "pictures", 3))
+    steps.close()
+    assert found["assets"] == 2
+    parts = ("register", "pictures", "thumbnails", "images", "commit", "duplicate_lookup")
+    assert all(found[name]["p95_ms"] > 0 for name in (*parts, "cluster_decision"))
+    assert found["whole"]["p95_ms"] > max(found[name]["p50_ms"] for name in parts)
+    counts = "SELECT (SELECT count(*) FROM frames), (SELECT count(*) FROM visual_members)"
+    assert db.execute(counts).fetchone() == (103, 103)
 
 
 def test_a_trial_leaves_its_result_where_it_is_told_to(tmp_path):

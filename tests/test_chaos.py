@@ -15,7 +15,7 @@ CLIPS = 3
 BLOWS = [
     Blow(Kind.DRIVER, FaultPoint.BEFORE_TRANSCRIBE, visit=2, whole=False),
     Blow(Kind.ACTOR, FaultPoint.BEFORE_VOICES, visit=2),
-    Blow(Kind.WRITER, FaultPoint.SPEECH_WRITTEN, visit=2, exact=True),
+    Blow(Kind.WRITER, FaultPoint.FRAMES_WRITTEN, visit=4, exact=True),
     Blow(Kind.DECODE_CHILD, FaultPoint.READING, visit=2, exact=True),
     Blow(Kind.CONNECTION, FaultPoint.COMMIT_FENCED, visit=2, pick=1),
     Blow(Kind.SERVER, FaultPoint.BEFORE_TEXTS, visit=2, whole=False),
