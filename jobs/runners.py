@@ -88,9 +88,13 @@ def blocks_of(rows: Sequence[PendingRow]) -> Iterator[list[dict[str, Any]]]:
     open_blocks: dict[str, list[dict[str, Any]]] = {}
     lengths_s: dict[str, float] = {}
     for row in rows:
-        is_alone = row.media_kind != "image" and bool(MEDIA_LANES.intersection(row.lanes))
-        row_s = BLOCK_S if is_alone else (row.duration_ms or 0) / 1000
-        block = open_blocks.get(row.root, [])
+        if row.media_kind != "image" and MEDIA_LANES.intersection(row.lanes):
+            if block := open_blocks.pop(row.root, []):
+                yield block
+            lengths_s[row.root] = 0.0
+            yield [_as_dict(row)]
+            continue
+        block, row_s = open_blocks.get(row.root, []), (row.duration_ms or 0) / 1000
         if block and (len(block) == BLOCK_ROWS or lengths_s[row.root] + row_s > BLOCK_S):
             yield block
             block, lengths_s[row.root] = [], 0.0

@@ -161,8 +161,8 @@ def test_a_killed_run_goes_on_where_it_was(db, db_url, settings, weights, tmp_pa
     assert rest.active == rest.space
 
 
-def pending(number, lanes, duration_ms):
-    return PendingRow(number, "", f"/{number}", 1, None, 0, duration_ms, 0.0, lanes)
+def pending(number, lanes, duration_ms, kind="video"):
+    return PendingRow(number, "", f"/{number}", 1, None, kind, 0, duration_ms, 0.0, lanes)
 
 
 def test_rows_travel_together_only_where_no_media_is_decoded():
@@ -174,6 +174,13 @@ def test_rows_travel_together_only_where_no_media_is_decoded():
     long = [pending(number, ("texts",), half) for number in range(3)]
     assert [len(block) for block in blocks_of(long)] == [2, 1]
     assert [len(block) for block in blocks_of([pending(0, ("texts",), 9 * half), *long])] == [1, 2, 1]
+    images = [pending(number, ("frames", "images"), None, "image") for number in range(3)]
+    films = [pending(number, lanes, 60_000) for number in (7, 8) for lanes in (("speech",), ("frames", "images"))]
+    blocks = [[row["asset_id"] for row in block] for block in blocks_of([*images, *films])]
+    assert blocks == [[7], [0, 1, 2], [7], [8], [8]]
+    frames = [pending(number, ("frames",), 60_000) for number in range(3)]
+    mixed = [row for pair in zip(texts, frames, strict=False) for row in pair]
+    assert [[row["root"] for row in block] for block in blocks_of(mixed)] == [["frames"]] * 3 + [["speech"] * 3]
 
 
 def test_more_threads_give_the_same_vectors():
