@@ -9,12 +9,13 @@ most 1,280 pixels once, which stands for the original from then on.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from benchmarks.debian import fetch_packages
 
 LONGEST_PX = 1280
 FOLDERS = {
@@ -27,14 +28,7 @@ FOLDERS = {
 
 def fetch(folder: Path) -> None:
     """Download and unpack the packages that are not there yet."""
-    packages = folder / "packages"
-    packages.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in FOLDERS if not (folder / name).is_dir()]
-    if missing:
-        subprocess.run(["apt-get", "download", "-q", *missing], cwd=packages, check=True)
-    for name in missing:
-        [deb] = packages.glob(f"{name}_*.deb")
-        subprocess.run(["dpkg-deb", "-x", deb, folder / name], check=True)
+    fetch_packages(folder, FOLDERS)
 
 
 def originals(folder: Path | None, plain: Sequence[Path], into: Path) -> list[Path]:

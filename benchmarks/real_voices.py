@@ -13,7 +13,6 @@ silence at both ends cut.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.debian import fetch_packages
 
 RATE_HZ = 16_000
 LEAST_S = 2.5
@@ -66,14 +67,7 @@ class Clip:
 
 def fetch(folder: Path) -> None:
     """Download and unpack the packages that are not there yet."""
-    packages = folder / "packages"
-    packages.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in PACKAGES if not (folder / name).is_dir()]
-    if missing:
-        subprocess.run(["apt-get", "download", "-q", *missing], cwd=packages, check=True)
-    for name in missing:
-        [deb] = packages.glob(f"{name}_*.deb")
-        subprocess.run(["dpkg-deb", "-x", deb, folder / name], check=True)
+    fetch_packages(folder, PACKAGES)
 
 
 def corpora(folder: Path | None, plain: Path | None = None) -> list[Clip]:

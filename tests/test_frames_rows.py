@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cluster.db import results
 from cluster.db.pictures import pack_samples, read_frames, unpack_samples, write_image_vectors
 from cluster.db.results import commit_row
-from tests.corpus_rows import claimed, new_run, unit_vector
+from cluster.faults import FaultPoint
+from tests.corpus_rows import claimed, new_asset, new_run, unit_vector
 from tests.picture_rows import PICTURE_PRINTS, commit_pictures, flipped, frame, image_space, phash, picture_row
 
 
@@ -62,3 +64,23 @@ def test_samples_keep_their_times_and_hashes_in_the_order_of_time():
     assert times.tolist() == [0, 500]
     assert hashes.dtype == np.uint64
     assert hashes.tolist() == [1 << 63, int.from_bytes(flipped(phash(7), [0]), "big")]
+
+
+@pytest.mark.parametrize("point", [FaultPoint.FRAMES_WRITTEN, FaultPoint.IMAGES_WRITTEN, FaultPoint.UNITS_SETTLED])
+def test_a_commit_that_breaks_off_leaves_no_picture(point, db, monkeypatch):
+    space, run_id = image_space(db), new_run(db)
+    asset_id = new_asset(db, "a.mp4", media_kind="video")
+    units = claimed(db, run_id, asset_id, ("frames", "images"), PICTURE_PRINTS)
+    row = picture_row(asset_id, units, [frame(0, phash(1), 0)])
+
+    def crash(reached, key=""):
+        if reached is point:
+            raise ConnectionResetError("the process ends here")
+
+    monkeypatch.setattr(results, "reach", crash)
+    with pytest.raises(ConnectionResetError):
+        commit_row(db, run_id, row, {"image": space})
+    assert [count(db, table) for table in ("pictures", "shots", "frames", space.table_name)] == [0, 0, 0, 0]
+    assert db.execute("SELECT DISTINCT state FROM units").fetchall() == [("running",)]
+    monkeypatch.undo()
+    assert commit_row(db, run_id, row, {"image": space}) == "done"

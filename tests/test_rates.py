@@ -110,7 +110,7 @@ def test_a_dry_run_counts_lanes_and_hours_and_predicts(corpus_url, media, ingest
     assert dry.notes[1] == "assets by lane: speech 3, voices 3, texts 3, frames 2"
     assert dry.planned == 4
     assert "of start-up" in dry.notes[-1]
-    assert dry.notes[-1].endswith("(measured on 3 asset(s))")
+    assert dry.notes[-1].endswith("(measured on 2 asset(s))")
 
 
 def test_work_done_over_is_foretold_like_its_dry_run(corpus_url, media):

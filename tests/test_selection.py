@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cluster.errors import UsageError
-from cluster.lanes import digest, fingerprints, parse_lanes
+from cluster.lanes import LANES, digest, fingerprints, parse_lanes
 from cluster.selection import parse_failure_limit, parse_when
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -47,7 +47,10 @@ def test_a_percentage_counts_only_after_a_hundred():
 
 def test_lanes_come_in_their_order_and_unknown_ones_are_named():
     assert parse_lanes("texts, speech") == ("speech", "texts")
-    assert parse_lanes(None) == ("speech", "voices", "texts")
+    assert parse_lanes(None) == LANES
+    assert parse_lanes(None, ("frames", "speech")) == ("speech", "frames")
+    with pytest.raises(UsageError, match="lane images is off.*RUSHES_IMAGE_WEIGHTS"):
+        parse_lanes("speech,images", ("speech", "frames"))
     with pytest.raises(UsageError, match="musik"):
         parse_lanes("speech,musik")
     with pytest.raises(UsageError):

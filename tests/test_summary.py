@@ -72,5 +72,5 @@ def test_an_asset_with_sound_and_pictures_counts_once_both_are_settled(outcomes,
 )
 def test_sizes_are_printed_in_one_way(count_bytes, words, capsys):
     assert size(count_bytes) == words
-    db._print_unneeded(Unneeded([Found("space", "text space 9", 1, count_bytes or 0)], []))
+    db._print_unneeded(Unneeded([Found("space", "text space 9", 1, count_bytes or 0)], [], []))
     assert capsys.readouterr().out.splitlines()[-1].split("1 rows")[1].strip() == words

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, print_table
+from jobs.cli.common import AsJson, Config, corpus, print_json
 from jobs.cli.dupes.told import Limit, count, named, standing
-from jobs.cli.speakers.told import Author, DryRun, author_of
+from jobs.cli.events import Author, DryRun, author_of, print_events
 
 
 def resolve(
@@ -77,23 +77,10 @@ def history(
     config: Config = None,
 ) -> None:
     """What people decided about copies, latest first: number, time, author, what, and whether it stands."""
-    from dataclasses import asdict
-
     from cluster.db.duplicates.decisions import read_history
     from cluster.db.report import find_asset
 
     with corpus(config) as conn:
         asset_id = None if asset is None else find_asset(conn, asset)["asset_id"]
         entries = list(read_history(conn, asset_id=asset_id, limit=limit + 1))
-    more, entries = len(entries) > limit, entries[:limit]
-    if as_json:
-        print_json([asdict(entry) | {"what": entry.in_words()} for entry in entries])
-        return
-    if not entries:
-        typer.echo("nobody decided anything yet")
-        return
-    rows = [[one.event, f"{one.at.astimezone():%Y-%m-%d %H:%M:%S}", one.author, one.in_words(), standing(one)]
-            for one in entries]  # fmt: skip
-    print_table(["event", "at", "by", "what", "state"], rows)
-    if more:
-        typer.echo("... and more: --limit")
+    print_events(entries, limit, as_json, standing)

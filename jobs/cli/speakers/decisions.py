@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import MOST_ROWS, AsJson, Config, corpus, print_json, print_table
-from jobs.cli.speakers.told import Author, DryRun, asset_names, author_of, decide, plain, told
+from jobs.cli.common import MOST_ROWS, AsJson, Config, corpus, print_json
+from jobs.cli.events import Author, DryRun, author_of, print_events
+from jobs.cli.speakers.told import asset_names, decide, plain, told
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The person.")]
 
@@ -133,8 +134,6 @@ def history(
     config: Config = None,
 ) -> None:
     """What persons decided, latest first: number, time, author, what, and whether it stands."""
-    from dataclasses import asdict
-
     from cluster.db.speakers.history import bearers, read_history
     from cluster.db.speakers.names import clean_name, known_speaker
 
@@ -143,20 +142,7 @@ def history(
         if name is not None and not people:
             known_speaker(conn, name)
         entries = read_history(conn, people=people, limit=limit + 1)
-    more, entries = len(entries) > limit, entries[:limit]
-    if as_json:
-        print_json([asdict(entry) | {"what": entry.in_words()} for entry in entries])
-        return
-    if not entries:
-        typer.echo("nobody decided anything yet")
-        return
-    rows = [
-        [one.event, f"{one.at.astimezone():%Y-%m-%d %H:%M:%S}", one.author, one.in_words(), _standing(one)]
-        for one in entries
-    ]
-    print_table(["event", "at", "by", "what", "state"], rows)
-    if more:
-        typer.echo("... and more: --limit")
+    print_events(entries, limit, as_json, _standing)
 
 
 def _standing(entry: Any) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import MOST_ROWS, AsJson, Config, clock, corpus, print_json, settings_from
-from jobs.cli.speakers.told import Author, DryRun, asset_names, author_of, decide, plain, told
+from jobs.cli.events import Author, DryRun, author_of
+from jobs.cli.speakers.told import asset_names, decide, plain, told
 
 Words = Annotated[
     list[str] | None,

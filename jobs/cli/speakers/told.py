@@ -1,32 +1,9 @@
-"""What commands about people share: who decides, and what followed from a decision, in words and as JSON."""
+"""What commands about people share: what followed from a decision, in words and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-import typer
-
-Author = Annotated[str | None, typer.Option(help="Who decides, for the log; the login name by default.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would follow; change nothing.")]
-
-
-def author_of(author: str | None) -> str:
-    """The author on one line; the login name when none is given."""
-    from getpass import getuser
-
-    from cluster.db.speakers.names import MOST_CHARS
-    from cluster.errors import UsageError
-
-    if author is None:
-        try:
-            author = getuser()
-        except (KeyError, OSError):
-            return "nobody in particular"
-    cleaned = " ".join("".join(char if char.isprintable() else " " for char in author).split())
-    if not cleaned or len(cleaned) > MOST_CHARS:
-        raise UsageError(f"--author takes 1 to {MOST_CHARS} characters")
-    return cleaned
+from typing import Any
 
 
 def decide(conn: Any, action: Any, targets: Sequence[Any] = (), *, dry_run: bool = False) -> dict[str, Any]:
