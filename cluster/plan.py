@@ -158,7 +158,7 @@ def _chain_rates(stages: Sequence[str], rates: Rates) -> list[float]:
 
 def _on_cpus(work: Work, nodes: Sequence[Node], heard: tuple[str, ...], looked: tuple[str, ...], rates: Rates) -> Plan:
     cpus = sum(node.cpus for node in nodes)
-    look = _look_on_cpus(work, cpus, heard, looked, rates)
+    look = _look_on_cpus(work, nodes, heard, looked, rates)
     taken_gib = sum(group.actors * group.gib_each for group in look) / len(nodes)
     speed = sum(group.actors for group in look) * rates.look_x_realtime
     if not heard:
@@ -184,10 +184,12 @@ def _on_cpus(work: Work, nodes: Sequence[Node], heard: tuple[str, ...], looked: 
 
 
 def _look_on_cpus(
-    work: Work, cpus: int, heard: Sequence[str], looked: tuple[str, ...], rates: Rates
+    work: Work, nodes: Sequence[Node], heard: Sequence[str], looked: tuple[str, ...], rates: Rates
 ) -> tuple[Group, ...]:
-    """Actors for pictures: one per core, half as many beside those for sound, which share the cores with them."""
-    actors = max(1, min(cpus if not heard else cpus // 2, work.assets or 1))
+    """Actors for pictures: one per core that fits in memory; at most half of both beside those for sound."""
+    parts = 2 if heard else 1
+    fits = sum(int((node.memory_gib - RESERVED_GIB) / parts // rates.look_gib) for node in nodes)
+    actors = max(1, min(sum(node.cpus for node in nodes) // parts, fits, work.assets or 1))
     return (Group("look", looked, actors, 0.0, 1, gib_each=rates.look_gib),) if looked else ()
 
 

@@ -140,6 +140,11 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(arrays, names=list(ROW))
 
 
+def root_in(table: pa.Table) -> str | None:
+    """The root lane of the rows of a table, which is one and the same; None where they have none."""
+    return table["root"][0].as_py() if table.num_rows and "root" in table.column_names else None
+
+
 def errors_of(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """Every error of a row, first to last; each names the lanes it blocks, all when `lanes` is None."""
     return [] if error is None else [error, *(error.get("later") or ())]

@@ -15,7 +15,7 @@ from cluster.db.results import commit_row
 from cluster.db.spaces import Space
 from cluster.errors import FailureClass, ProcessDiedError, RushesError, first_line
 from cluster.retry import MAX_ATTEMPTS
-from cluster.types import COLUMNS, add_error, error_record, with_column
+from cluster.types import COLUMNS, add_error, error_record, root_in, with_column
 from jobs.db_stage import DatabaseStage
 from jobs.interrupt import commit_first
 
@@ -46,7 +46,7 @@ class Commit(DatabaseStage):
     def _settle(self, one: pa.Table) -> str | None:
         if not one["units"][0].as_py():
             return None if one["error"][0].as_py() else "taken"
-        deaths = self._note(one["asset_id"][0].as_py())
+        deaths = self._note(one["asset_id"][0].as_py(), root_in(one))
         if deaths >= MAX_DEATHS:
             raise ProcessDiedError(f"{deaths} processes died while they committed this file", deaths)
         if deaths < MAX_ATTEMPTS[FailureClass.CRASH]:
@@ -56,11 +56,11 @@ class Commit(DatabaseStage):
         error = ProcessDiedError(f"the process died while it committed this file, {deaths} times", deaths)
         return self._write({**row, "error": add_error(row["error"], _refusal(row, error))})
 
-    def _note(self, asset_id: int) -> int:
+    def _note(self, asset_id: int, root: str | None) -> int:
         """Open a crash claim, which the commit itself settles; returns how many commits of the row died before."""
         claim_id = uuid4()
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id]))
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id]))
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id], root))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id], root=root))
         return found[asset_id].count if found else 0
 
     def _commit(self, row: dict[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from cluster.deadline import deadline_s
 from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
 from cluster.guard import SuspectError
 from cluster.retry import MAX_ATTEMPTS
+from cluster.types import root_in
 
 LAST_WORDS_S = 10.0
 LOADING = "loading"
@@ -42,10 +43,10 @@ class CrashGuard:
     @contextmanager
     def watch(self, stage: str, part: pa.Table) -> Iterator[None]:
         """Claim, run against the clock, take the claim back."""
-        ids = part["asset_id"].to_pylist()
-        self._check(stage, ids)
+        ids, root = part["asset_id"].to_pylist(), root_in(part)
+        self._check(stage, ids, root)
         claim_id, limit_s = uuid4(), self._deadline_s(part)
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, limit_s))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, limit_s, root))
         timer = threading.Timer(limit_s, self._end_process, (claim_id,))
         timer.daemon = True
         timer.start()
@@ -81,8 +82,8 @@ class CrashGuard:
         faulthandler.dump_traceback(file=STDERR_FD)
         os._exit(1)
 
-    def _check(self, stage: str, ids: list[int]) -> None:
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids))
+    def _check(self, stage: str, ids: list[int], root: str | None) -> None:
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids, root))
         if found and len(ids) > 1:
             raise SuspectError(f"{stage}: a row of this batch ended its process before")
         for claims in found.values():

@@ -270,11 +270,11 @@ class _Ingest:
     def _nothing(self, ids: Sequence[int]) -> Summary:
         summary = self.summary
         summary.known = self._states(ids)
-        if summary.known.get("done"):
-            made = self._spaces()
-            self._activate(made)
-            self._recognise(made)
-            self._find_alike(made)
+        # Beside a lane that failed, the other may have committed pictures.
+        made = self._spaces() if summary.known.get("done") else {}
+        self._activate(made)
+        self._recognise(made)
+        self._find_alike(made)
         if summary.run_id is not None:
             self._finish("done")
         return summary
@@ -289,7 +289,9 @@ class _Ingest:
         for row in rows:
             summary.parts[row.asset_id] = summary.parts.get(row.asset_id, frozenset()) | {row.root}
         summary.planned = len(summary.parts) + summary.failed + summary.skipped
-        work = {"media_s": work_of(rows).media_s, "lanes": lane_counts(rows), "settled": summary.finished}
+        lanes = lane_counts(rows)
+        prints = {lane: self.prints[lane] for lane in lanes}
+        work = {"media_s": work_of(rows).media_s, "lanes": lanes, "prints": prints, "settled": summary.finished}
         self.session.run(lambda conn: runs.set_planned(conn, self.run_id, summary.planned, work))
         made = self._spaces()
         Execution(self.job, made, self._check, self._close_gate).run(rows)
@@ -335,7 +337,7 @@ class _Ingest:
         if "frames" not in self.options.lanes and "images" not in self.options.lanes:
             return
         active = self.session.run(lambda conn: spaces.active_space(conn, "image"))
-        space = active if active is not None and active == made.get("image", active) else None
+        space = active if active is not None and active.space_id == made.get("image", active).space_id else None
         if not is_waiting(self.session, space):
             return
         if self.summary.run_id is None:

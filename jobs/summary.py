@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cluster.lanes import PARENT
 from cluster.speakers.counts import Counts
 
 
@@ -177,7 +178,9 @@ def describe(summary: Summary, *, brief: bool = False) -> list[str]:
         return [*_sources(summary), *summary.notes, would]
     lines = [] if brief else [*_outputs(summary), *_sources(summary), *_failures(summary), *summary.notes]
     if summary.waiting:
-        lines.append(f"{summary.waiting} asset(s) wait for a parent lane under these settings: add speech to --lanes")
+        lacking = {PARENT[lane] for lane in summary.lanes if lane in PARENT} - set(summary.lanes)
+        way = f": add {','.join(sorted(lacking))} to --lanes" if lacking else ""
+        lines.append(f"{summary.waiting} asset(s) wait for a parent lane under these settings{way}")
     return [*lines, _nothing(summary) if summary.state == "nothing" else final_line(summary)]
 
 

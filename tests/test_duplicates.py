@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.db.connect import open_connection
+from cluster.db.duplicates import find
 from cluster.db.duplicates.decisions import (
     ContradictionError,
     read_decisions,
@@ -20,6 +21,7 @@ from cluster.db.duplicates.decisions import (
 )
 from cluster.db.duplicates.find import compare_again, compare_waiting, near_query, waiting
 from cluster.db.duplicates.groups import read_groups
+from cluster.db.forget import forget_asset
 from cluster.db.patience import Session
 from cluster.errors import RushesError, UsageError
 from jobs.dupes import compare
@@ -226,6 +228,24 @@ def test_two_that_compare_at_once_find_every_pair_once(db, db_url):
         thread.join()
     assert sum(found) == len(pairs(db)) == 15
     assert compare_waiting(db) == 0
+
+
+def test_what_is_forgotten_while_it_is_looked_up_is_left_out(db, db_url, monkeypatch):
+    first = film(db, "a.mp4", scenes(0, 10))
+    film(db, "b.mp4", scenes(0, 10))
+    compare_waiting(db)
+    near = find._near
+
+    def forgotten_after(conn: Any, place: find.Place, hashes: Any, asset_id: int) -> dict[int, dict[int, int]]:
+        found = near(conn, place, hashes, asset_id)
+        with open_connection(db_url) as other:
+            forget_asset(other, first)
+        return found
+
+    film(db, "c.mp4", scenes(0, 10))
+    monkeypatch.setattr(find, "_near", forgotten_after)
+    assert compare_waiting(db) == 1
+    assert pairs(db).keys() == {("b.mp4", "c.mp4")}
 
 
 def test_the_lookup_goes_through_the_bands_without_statistics(db):

@@ -131,6 +131,20 @@ def test_the_commit_settles_the_claims_of_its_row(db, guard):
     assert open_claims(db) == []
 
 
+def test_a_commit_leaves_the_claims_of_the_assets_other_row_alone(db, guard):
+    """Sound and pictures of a film are at work at once: a death among the pictures is charged all the same."""
+    film, run_id = new_asset(db, "film", media_kind="video"), guard._run_id
+    looking = rows_table([{"asset_id": film, "uri": "/film", "duration_ms": 1000, "root": "frames"}])
+    for stage in ("commit", "commit", "pictures", "pictures"):
+        crash_claims.open_claim(db, run_id, uuid4(), stage, [film], 60.0, "frames")
+    row = computed_row(film, claimed(db, run_id, film)) | {"lanes": list(LANES), "root": "speech"}
+    out = run_stage(Commit(guard._session, run_id, make_spaces(db)), as_table([row]), guard)
+    assert out["outcome"].to_pylist() == ["done"]
+    assert db.execute("SELECT count(*), min(root) FROM crash_claims").fetchall() == [(4, "frames")]
+    with pytest.raises(ProcessDiedError), guard.watch("pictures", looking):
+        pass
+
+
 def test_the_deadline_follows_the_length_of_the_media(db_url, db):
     made = CrashGuard(Session(db_url, 0), new_run(db), base_s=10.0, s_per_hour=3600.0)
     lengths = [{"asset_id": 1, "duration_ms": 1_800_000}, {"asset_id": 2, "duration_ms": None}]

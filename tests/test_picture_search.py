@@ -304,3 +304,10 @@ def test_a_still_from_between_two_keyframes_is_found_at_its_own_time(db):
     assert search_by_hash(db, phash(2), asset_ids=[film_id + 1]) == []
     [hit] = search_by_hash(db, phash(4))
     assert (hit.t_ms, hit.idx) == (1500, 1)
+
+
+def test_a_flat_frame_answers_no_search_by_vector(db):
+    space = image_space(db)
+    frames = [frame(0, phash(1), 0, informative=False), frame(1, phash(2), 900)]
+    commit_pictures(db, "a.mp4", frames, space=space, vectors=[unit(1), unit(0.5, 1)])
+    assert [hit.idx for hit in search_by_vector(db, space, unit(1))] == [1]

@@ -15,6 +15,7 @@ from cluster.db import report, spaces
 from cluster.db.check import check_corpus
 from cluster.db.connect import open_connection
 from cluster.db.dump import canonical_dump, differences
+from cluster.db.duplicates.find import compare_again, waiting
 from cluster.faults import VARIABLE
 from cluster.media.blobs import read_blob
 from jobs.summary import describe
@@ -155,15 +156,28 @@ def test_a_second_run_finds_nothing_to_do_and_a_forced_one_changes_nothing(seen,
     assert differences(before, dump(seen_url)) == []
 
 
+def test_pictures_that_a_dead_run_left_are_compared_even_where_the_other_lane_failed(seen, seen_url, archive):
+    with open_connection(seen_url) as conn:
+        conn.execute("UPDATE units SET state = 'failed', reason = 'bug' WHERE lane = 'images'")
+        compare_again(conn)
+    assert run(seen_url, [str(archive / "one.jpg")], seen[2]).known == {"failed": 1}
+    with open_connection(seen_url) as conn:
+        assert waiting(conn) == []
+
+
 def test_another_image_model_sees_the_same_frames_again(seen, seen_url, corpus, archive, tmp_path):
     rows = "SELECT xmin::text, f.* FROM frames f ORDER BY frame_id"
     frames, before = corpus.execute(rows).fetchall(), stored(corpus)
+    similarities = "SELECT asset_a, asset_b, similarity FROM near_duplicates ORDER BY 1, 2"
+    agreed = corpus.execute(similarities).fetchall()
     old = spaces.active_space(corpus, "image")
     flags = seen[2] | {"image": role(tmp_path / "clip", seed=1)}
     summary = run(seen_url, [str(archive)], flags, lanes=("images",))
     assert (summary.ok, summary.failed) == (5, 0)
     new = spaces.active_space(corpus, "image")
     assert new.space_id != old.space_id
+    members = corpus.execute("SELECT count(*) FROM visual_members WHERE space_id = %s", (new.space_id,)).fetchone()
+    assert members == (len(before),)
     assert corpus.execute(rows).fetchall() == frames
     after = stored(corpus)
     assert {key: t_ms for key, (t_ms, _) in after.items()} == {key: t_ms for key, (t_ms, _) in before.items()}
@@ -171,6 +185,7 @@ def test_another_image_model_sees_the_same_frames_again(seen, seen_url, corpus, 
     assert not any(check_corpus(corpus).values())
     assert run(seen_url, [str(archive)], seen[2], lanes=("images",)).state == "nothing"
     assert spaces.active_space(corpus, "image").space_id == old.space_id
+    assert corpus.execute(similarities).fetchall() == agreed
 
 
 def test_without_an_image_model_there_are_frames_and_the_lane_of_images_is_refused(db_url, archive):

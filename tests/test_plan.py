@@ -12,6 +12,7 @@ from cluster.settings import load_settings
 from jobs import runners
 
 CHAIN = ("decode", "speech_activity", "transcribe", "diarize", "segments", "voices", "texts")
+LOOK = ("pictures", "thumbnails", "images")
 LONG = Work(media_s=36_000, assets=40)
 
 
@@ -72,18 +73,22 @@ def test_connections_are_refused_before_the_server_refuses_them():
     st.lists(st.floats(8, 141), max_size=4),
     st.floats(1, 1e7),
     st.integers(1, 5000),
+    st.sampled_from((CHAIN, LOOK, CHAIN + LOOK, CHAIN[-1:] + LOOK)),
 )
-def test_every_plan_is_feasible_or_refused(cpus, memory_gib, gpus, media_s, assets):
+def test_every_plan_is_feasible_or_refused(cpus, memory_gib, gpus, media_s, assets, chain):
     node = Node(cpus, memory_gib, tuple(gpus))
     try:
-        plan = make_plan(Work(media_s, assets), [node], CHAIN)
+        plan = make_plan(Work(media_s, assets), [node], chain)
     except PlanError:
         return
-    assert sum((g.stages for g in plan.groups), ()) == CHAIN
+    assert sum((g.stages for g in plan.groups), ()) == chain
     assert sum(g.actors * g.gpus_each for g in plan.groups) <= len(gpus)
     assert all(g.cpus_each > 0 and g.threads >= 1 and g.actors >= 1 for g in plan.groups)
     if plan.runner == "ray":
         assert sum(g.actors * g.cpus_each for g in plan.groups) <= cpus
+        if not gpus:
+            looked = [g for g in plan.groups if g.name == "look" and g.actors > 1]
+            assert sum(g.actors * g.gib_each for g in looked) <= memory_gib / (2 if chain != LOOK else 1)
     assert explain(plan, Work(media_s, assets))
 
 

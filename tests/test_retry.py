@@ -118,3 +118,12 @@ def test_retrying_touches_exactly_what_was_named(db):
     ledger.retry_units(db, {(ids[0], "voices")}, PRINTS)
     assert states(db, ids[0])["voices"] == ("pending", 0)
     assert states(db, ids[1])["voices"] == ("failed", 1)
+
+
+def test_a_failure_is_tried_again_while_a_child_of_its_lane_or_the_lane_itself_is_off(db):
+    run_id, asset_id = new_run(db), new_asset(db, "a.jpg", media_kind="image", audio_stream=None)
+    units = claimed(db, run_id, asset_id, ("frames", "images"), {"frames": "f1", "images": "i1"})
+    assert commit_row(db, run_id, failing(asset_id, units, "bug", ["frames"]), {}) == "failed"
+    ledger.retry_units(db, {(asset_id, "frames"), (asset_id, "images")}, {"frames": "f1"})
+    found = states(db, asset_id)
+    assert (found["frames"], found["images"][0]) == (("pending", 0), "skipped")

@@ -12,6 +12,7 @@ from cluster.db.progress import Settled, rate_now
 from jobs.cli import status
 from tests.archive import run
 from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.picture_rows import frame, phash, picture_row
 from tests.test_cli import rushes
 from tests.test_hostile_changes import Meanwhile
 
@@ -75,6 +76,20 @@ def test_a_running_run_tells_lanes_rates_time_left_and_the_slowest(db):
     text = "\n".join(status.run_lines(view))
     assert "4 assets planned · 2 settled · 2.0 h/h now · 2.0 h/h overall · 1:00:00 left" in text
     assert "media/slow: 4.0x realtime, transcribe took 890.0 of 900.0 s" in text
+
+
+def test_a_film_whose_pictures_nobody_claimed_yet_is_not_settled(db):
+    prints = {**PRINTS, "frames": "f1"}
+    run_id, film = new_run(db), new_asset(db, "film", media_kind="video", duration_ms=3_600_000)
+    work = {"media_s": 3600.0, "lanes": dict.fromkeys(prints, 1), "prints": prints}
+    runs.set_planned(db, run_id, 1, work)
+    row = computed_row(film, claimed(db, run_id, film, PRINTS, prints))
+    results.commit_row(db, run_id, row, make_spaces(db))
+    assert [view_of(db, run_id)[name] for name in ("settled", "left_media_s")] == [0, 3600.0]
+    units = claimed(db, run_id, film, ("frames",), prints)
+    assert view_of(db, run_id)["settled"] == 0
+    results.commit_row(db, run_id, picture_row(film, units, [frame(0, phash(1), 0)]), {})
+    assert [view_of(db, run_id)[name] for name in ("settled", "left_media_s")] == [1, 0.0]
 
 
 def test_failures_and_waiting_retries_are_told_with_their_reasons(db):

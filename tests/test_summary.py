@@ -7,7 +7,7 @@ import pytest
 from cluster.db.gc import Found
 from jobs.cli import db
 from jobs.gc import Unneeded
-from jobs.summary import Summary, size
+from jobs.summary import Summary, describe, size
 
 
 def count(*outcomes):
@@ -65,6 +65,20 @@ def test_an_asset_with_sound_and_pictures_counts_once_both_are_settled(outcomes,
         summary.count(came_back(root, outcome, {"message": "away"}))
     assert (summary.ok, summary.failed, summary.skipped) == counts
     assert summary.media_h == counts[0]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "way"),
+    [
+        (("texts",), ": add speech to --lanes"),
+        (("images",), ": add frames to --lanes"),
+        (("speech", "texts", "images"), ": add frames to --lanes"),
+        (("speech", "texts"), ""),
+    ],
+)
+def test_what_waits_for_a_parent_lane_is_told_which_one_to_add(lanes, way):
+    told = describe(Summary(waiting=2, lanes=lanes))
+    assert told[0] == f"2 asset(s) wait for a parent lane under these settings{way}"
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,14 @@ def open_claim(
     stage: str,
     asset_ids: Sequence[int],
     deadline_s: float = 0.0,
+    root: str | None = None,
 ) -> None:
-    """Note that `stage` begins on these assets; repeating it changes nothing."""
+    """Note that `stage` begins on the rows of these assets in this root lane; repeating it changes nothing."""
     conn.execute(
-        "INSERT INTO crash_claims (run_id, asset_id, claim_id, stage, deadline_s)"
-        " SELECT %s, asset_id, %s, %s, %s FROM unnest(%s::bigint[]) asset_id"
+        "INSERT INTO crash_claims (run_id, asset_id, claim_id, stage, deadline_s, root)"
+        " SELECT %s, asset_id, %s, %s, %s, %s FROM unnest(%s::bigint[]) asset_id"
         " ON CONFLICT (run_id, asset_id, claim_id) DO NOTHING",
-        (run_id, claim_id, stage, deadline_s, list(asset_ids)),
+        (run_id, claim_id, stage, deadline_s, root, list(asset_ids)),
     )
 
 
@@ -55,20 +56,26 @@ def mark_overdue(conn: psycopg.Connection[Any], run_id: UUID, claim_id: UUID) ->
 
 
 def left_open(
-    conn: psycopg.Connection[Any], run_id: UUID, stage: str, asset_ids: Sequence[int]
+    conn: psycopg.Connection[Any], run_id: UUID, stage: str, asset_ids: Sequence[int], root: str | None = None
 ) -> dict[int, OpenClaims]:
-    """What earlier attempts of the run left open in `stage`, by asset."""
+    """What earlier attempts of the run at rows of this root lane left open in `stage`, by asset."""
     rows = conn.execute(
-        "SELECT asset_id, count(*), max(deadline_s), bool_or(overdue)"
-        " FROM crash_claims WHERE run_id = %s AND asset_id = ANY(%s) AND stage = %s GROUP BY asset_id",
-        (run_id, list(asset_ids), stage),
+        "SELECT asset_id, count(*), max(deadline_s), bool_or(overdue) FROM crash_claims WHERE run_id = %s"
+        " AND asset_id = ANY(%s) AND stage = %s AND root IS NOT DISTINCT FROM %s GROUP BY asset_id",
+        (run_id, list(asset_ids), stage, root),
     )
     return {asset_id: OpenClaims(count, stage, deadline, late) for asset_id, count, deadline, late in rows}
 
 
-def forget_claims(conn: psycopg.Connection[Any], run_id: UUID, asset_id: int | None = None) -> None:
-    """Drop the notes of one asset, or of the whole run: they are settled, or charge nobody."""
+def forget_claims(
+    conn: psycopg.Connection[Any], run_id: UUID, asset_id: int | None = None, root: str | None = None
+) -> None:
+    """Drop the notes of one row of an asset, or of the whole run: they are settled, or charge nobody.
+
+    The other row of the asset may be at work: its notes stay.
+    """
     conn.execute(
-        "DELETE FROM crash_claims WHERE run_id = %s AND (%s::bigint IS NULL OR asset_id = %s)",
-        (run_id, asset_id, asset_id),
+        "DELETE FROM crash_claims WHERE run_id = %s"
+        " AND (%s::bigint IS NULL OR (asset_id = %s AND root IS NOT DISTINCT FROM %s))",
+        (run_id, asset_id, asset_id, root),
     )

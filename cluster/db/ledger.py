@@ -116,9 +116,11 @@ def reset_units(
 def retry_units(conn: psycopg.Connection[Any], chosen: Collection[tuple[int, str]], prints: Mapping[str, str]) -> None:
     """Put exactly these failed (asset, lane) back to pending, and the children that were skipped with them.
 
-    An asset that no source leads to any more is left alone: nothing could read it.
+    An asset that no source leads to any more is left alone: nothing could read it. So is a lane that is off.
     """
-    pairs = sorted({(asset_id, name) for asset_id, lane in chosen for name in (lane, *children([lane]))})
+    pairs = sorted(
+        {(asset_id, name) for asset_id, lane in chosen for name in (lane, *children([lane])) if name in prints}
+    )
     conn.execute(
         "UPDATE units u SET state = 'pending', reason = NULL, run_id = NULL, attempts = 0, not_before = NULL"
         " FROM unnest(%s::bigint[], %s::text[], %s::text[]) t(asset_id, lane, fingerprint)"
@@ -218,7 +220,7 @@ def pending_rows(
                     duration_ms,
                     max(due_s[lane] for lane in mine),
                     mine,
-                )  # fmt: skip
+                )
                 for root in ROOTS
                 if (mine := tuple(lane for lane in runnable if root_of(lane) == root))
             ]

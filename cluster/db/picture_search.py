@@ -200,19 +200,21 @@ def _near_values(phash: bytes, asset_ids: Sequence[int] | None, count: int) -> d
 def _moments(
     conn: psycopg.Connection[Any], found: Found, scored: Callable[[PictureHit, float], PictureHit]
 ) -> list[PictureHit]:
-    """The best frame of each shot, best first."""
+    """The best frame of each shot, best first; flat and black ones are left out."""
     rows = conn.execute(
         "SELECT f.frame_id, f.asset_id, encode(a.sha256, 'hex'),"
         " (SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), a.media_kind, f.idx, f.t_ms, f.shot,"
         " s.start_ms, s.end_ms, encode(f.thumbnail, 'hex')"
         " FROM frames f JOIN assets a USING (asset_id) LEFT JOIN shots s ON (s.asset_id, s.idx) = (f.asset_id, f.shot)"
-        " WHERE f.frame_id = ANY(%s)",
+        " WHERE f.frame_id = ANY(%s) AND f.is_informative",
         ([frame_id for frame_id, *_ in found],),
     )
     hits = {row[0]: PictureHit(*row[1:], similarity=None, distance=None) for row in rows}
     best: dict[tuple[int, int | None], PictureHit] = {}
     for frame_id, value, at_ms in found:
-        hit = hits[frame_id]
+        hit = hits.get(frame_id)
+        if hit is None:
+            continue
         hit = hit if at_ms is None else replace(hit, t_ms=at_ms)
         best.setdefault((hit.asset_id, hit.shot), scored(hit, value))
     return list(best.values())

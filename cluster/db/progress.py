@@ -87,7 +87,7 @@ def rate_now(latest: Sequence[Settled], elapsed_s: float) -> float | None:
     return sum(asset.media_s for asset in recent) / span_s if recent and span_s > 0 else None
 
 
-# A run that died tells nothing after its last commit.
+# A run that died tells nothing after its last commit. An asset with a row that nobody claimed yet is not settled.
 _SETTLED = """
 WITH ended AS (
   SELECT CASE WHEN %(lives)s THEN coalesce(r.finished_at, now())
@@ -95,7 +95,9 @@ WITH ended AS (
   FROM runs r WHERE r.run_id = %(run)s),
 settled AS (
   SELECT u.asset_id, max(u.finished_at) AS at, bool_or(u.state = 'failed') AS failed FROM units u
-  WHERE u.run_id = %(run)s GROUP BY u.asset_id HAVING bool_and(u.state NOT IN ('running', 'pending'))),
+  WHERE u.run_id = %(run)s AND NOT EXISTS (SELECT 1 FROM units p WHERE p.asset_id = u.asset_id
+    AND p.state = 'pending' AND p.lane || p.fingerprint = ANY(%(prints)s))
+  GROUP BY u.asset_id HAVING bool_and(u.state NOT IN ('running', 'pending'))),
 timed AS (
   SELECT extract(epoch FROM ended.at - settled.at)::float8 AS age_s, failed,
     coalesce(a.duration_ms, 0) / 1000.0 AS media_s
@@ -132,7 +134,8 @@ def run_view(conn: psycopg.Connection[Any], run: Row) -> Row:
     run_id, work = UUID(run["run_id"]), run["config"].get("work") or {}
     driver = run["state"] != "running" or is_held(conn, run_id)
     lives = driver and run["state"] != "dead"
-    values = {"run": run_id, "shown": SHOWN, "lives": lives}
+    prints = [lane + fingerprint for lane, fingerprint in work.get("prints", {}).items()]
+    values = {"run": run_id, "shown": SHOWN, "lives": lives, "prints": prints}
     settled = _settled(conn, values, work)
     return {
         **{name: run[name] for name in ("run_id", "kind", "state", "started_at", "finished_at", "planned", "summary")},

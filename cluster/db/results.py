@@ -63,7 +63,7 @@ def commit_row(
         for lane in done:
             _finish(conn, row, units[lane], spaces.get(SPACE_OF_LANE.get(lane, "")))
         outcome = _record_failures(conn, run_id, row, units, failed, retry_base_s)
-        forget_claims(conn, run_id, row["asset_id"])
+        forget_claims(conn, run_id, row["asset_id"], row.get("root"))
         reach(FaultPoint.UNITS_SETTLED, row["uri"])
     reach(FaultPoint.COMMITTED, row["uri"])
     return outcome

@@ -109,7 +109,8 @@ def pass_gate(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
 def set_planned(conn: psycopg.Connection[Any], run_id: UUID, planned: int, work: Mapping[str, Any]) -> None:
     """Record how many assets the run set out to do, and its work.
 
-    `media_s`, units by lane in `lanes`, and how many of the assets were `settled` when they were registered.
+    `media_s`, units by lane in `lanes`, the fingerprint of each in `prints`, and how many of the assets were
+    `settled` when they were registered.
     """
     conn.execute(
         "UPDATE runs SET planned = %s, config = config || %s WHERE run_id = %s",

@@ -200,7 +200,8 @@ def active_space(conn: psycopg.Connection[Any], kind: str) -> Space | None:
 def activate_if_complete(conn: psycopg.Connection[Any], space: Space) -> tuple[bool, int]:
     """Make `space` the active one of its kind unless assets that other spaces hold are missing in it.
 
-    Returns whether it is active now, and how many such assets are missing.
+    Returns whether it is active now, and how many such assets are missing. Near duplicates are looked for anew, with
+    the vectors of this one.
     """
     missing = count_missing(conn, space)
     if missing:
@@ -212,7 +213,12 @@ def activate_if_complete(conn: psycopg.Connection[Any], space: Space) -> tuple[b
             "UPDATE spaces SET is_active = false WHERE kind = %s AND is_active AND space_id <> %s",
             (space.kind, space.space_id),
         )
-        conn.execute("UPDATE spaces SET is_active = true WHERE space_id = %s AND NOT is_active", (space.space_id,))
+        row = conn.execute(
+            "UPDATE spaces SET is_active = true WHERE space_id = %s AND NOT is_active", (space.space_id,)
+        )
+        if row.rowcount and space.kind == "image":
+            # What the vectors of the other space confirmed, those of this one may not.
+            conn.execute("UPDATE pictures SET is_compared = false WHERE is_compared")
     return True, 0
 
 

@@ -115,7 +115,8 @@ def _candidates(conn: psycopg.Connection[Any], asset_id: int, seen: Hashes, is_p
     )
     least = {one: count * LEAST_PROBES for one, count in rows}
     enough = {one for one, hits in mine.items() if len(hits) >= least[asset_id]}
-    return sorted(enough | {one for one, hits in theirs.items() if len(hits) >= least[one]})
+    # one that was forgotten or written anew meanwhile has no probes any more
+    return sorted(enough | {one for one, hits in theirs.items() if one in least and len(hits) >= least[one]})
 
 
 def _keyframes(conn: psycopg.Connection[Any], asset_id: int) -> Hashes:

@@ -137,3 +137,7 @@ CREATE TABLE visual_members (
     PRIMARY KEY (frame_id, space_id)
 );
 CREATE INDEX visual_members_cluster ON visual_members (cluster_id);
+
+-- The rows of one asset run at the same time: what one settles says nothing of the other.
+ALTER TABLE crash_claims ADD COLUMN root text;
+COMMENT ON COLUMN crash_claims.root IS 'root lane of the row that is worked on; NULL where there is no row';
