@@ -118,8 +118,12 @@ def choose(role: str, profile: str, overrides: Mapping[str, Any], own: Mapping[s
 def choose_optional(
     role: str, profile: str, overrides: Mapping[str, Any], own: Mapping[str, Roles]
 ) -> ModelChoice | None:
-    """As `choose`; None for an optional role that profile and overrides leave off."""
-    if role in OPTIONAL_ROLES and not overrides.get("weights") and not _profile_values(role, profile, own, ()):
+    """As `choose`; None for an optional role that profile and overrides leave off.
+
+    An override that names a model in part is a mistake and raises `UsageError`: the role would be off in silence.
+    """
+    named = any(overrides.get(field) for field in ("weights", "engine", "architecture"))
+    if role in OPTIONAL_ROLES and not named and not _profile_values(role, profile, own, ()):
         return None
     return choose(role, profile, overrides, own)
 

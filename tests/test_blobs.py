@@ -80,10 +80,26 @@ def test_a_missing_picture_says_how_to_get_it_back(tmp_path):
         blobs.read_blob(str(tmp_path), SHA)
 
 
+def test_a_picture_and_its_name_are_on_the_disk_before_a_row_tells_of_it(tmp_path, monkeypatch):
+    kept = []
+
+    def fsync(handle):
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        kept.append((place, files(place) if place.is_dir() else None))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    blobs.write_blob(str(tmp_path), JPEG)
+    (part, _), (folder, names) = kept[-2:]
+    assert part.name.startswith(".part-")
+    assert (folder, names) == (tmp_path / "thumbnails" / SHA[:2], [f"{SHA}.jpg"])
+    assert kept[0][0] == tmp_path / "thumbnails"
+
+
 def test_a_write_that_breaks_off_leaves_no_picture(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    (tmp_path / "thumbnails" / SHA[:2]).mkdir(parents=True)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(blobs.StoreFullError, match=r"the store .* \(RUSHES_STORE\): No space left") as caught:
         blobs.write_blob(str(tmp_path), JPEG)

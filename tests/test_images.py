@@ -193,6 +193,15 @@ def test_the_role_is_off_until_it_is_named(monkeypatch):
     assert load_settings().model_choice("shots").engine == "transnetv2"
 
 
+@pytest.mark.parametrize(("role", "field"), [("image", "ARCHITECTURE"), ("shots", "ENGINE")])
+def test_a_model_that_is_named_in_part_does_not_leave_its_role_off_in_silence(role, field, monkeypatch):
+    monkeypatch.setenv(f"RUSHES_{role.upper()}_DEVICE", "cpu")
+    assert load_settings().optional_choice(role) is None
+    monkeypatch.setenv(f"RUSHES_{role.upper()}_{field}", "ViT-B-32")
+    with pytest.raises(UsageError, match=f"RUSHES_{role.upper()}_(PROFILE|WEIGHTS)"):
+        load_settings().optional_choice(role)
+
+
 def test_the_shipped_profiles_agree_with_their_architecture():
     for profile in ("speed", "quality"):
         values = shipped()[profile]["image"]

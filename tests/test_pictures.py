@@ -18,6 +18,7 @@ from cluster.errors import BadMediaError, MediaResourceError, MediaTimeoutError
 from cluster.media.child import MediaChild
 from cluster.media.hashing import hash_file, stamp_of
 from cluster.media.look import thumbnail
+from cluster.media.moving import open_reel
 from cluster.media.pictures import PictureSpec, PixelSpec
 from cluster.stage import run_stage
 from cluster.types import COLUMNS, rows_table, with_column
@@ -369,3 +370,13 @@ def test_columns_lie_over_the_shared_memory(reader, tmp_path):
 def test_a_video_made_by_the_suite_is_read(reader, tmp_path):
     path = write_video(tmp_path / "a.mp4", 3, tone(3), fps=10)
     check_times(path, taken(reader, path))
+
+
+def test_a_video_is_scaled_by_the_one_thread_that_decodes_it(tmp_path):
+    path = write_film(tmp_path / "a.mp4", [scene(1, (1280, 720))] * 2)
+    with open_reel(str(path)) as reel:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        for frame in reel.decode():
+            for paint in (reel.painter.small, reel.painter.tiny, reel.painter.grey, reel.painter.picture):
+                paint(frame)
+        assert len(list(Path("/proc/self/task").iterdir())) == before

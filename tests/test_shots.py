@@ -15,8 +15,10 @@ from actors.transnet import TransNet, starts
 from cluster.errors import UsageError
 from cluster.media.child import MediaChild
 from cluster.media.keyframes import Choice
+from cluster.media.moving import take_moving
 from cluster.media.pictures import Keyframe, PictureSpec
 from cluster.media.places import Place, Shown
+from cluster.media.shown import Painter
 from cluster.profiles import ModelChoice
 from cluster.stage import run_stage
 from cluster.types import rows_table, with_column
@@ -83,6 +85,16 @@ def test_a_black_shot_has_a_marked_frame_and_no_samples(reader, tmp_path):
     assert ([frame["is_informative"] for frame in black["frames"]], black["samples"]) == ([False], [])
 
 
+def test_a_long_black_shot_is_painted_once(tmp_path, monkeypatch):
+    painted = []
+    paint = Painter.picture
+    monkeypatch.setattr(Painter, "picture", lambda self, frame: painted.append(frame.pts) or paint(self, frame))
+    path = write_film(tmp_path / "a.mp4", [BLACK] * 250)
+    with (tmp_path / "row").open("wb") as file:
+        take_moving(str(path), PictureSpec(), None, file, 2**28)
+    assert len(painted) == 1
+
+
 def test_samples_are_counted_from_each_cut_over_the_whole_length(reader, tmp_path):
     row = taken(reader, write_film(tmp_path / "a.mp4", cut([40, 40, 45])))
     shots = [(shot["start_ms"], shot["end_ms"]) for shot in row["shots"]]
@@ -94,8 +106,10 @@ def chosen(times_s: list[float], cut_at: set[int], flat: set[int], spec: Picture
     """What is chosen of frames at these times; no video is needed for that."""
     found: list[Keyframe] = []
 
-    def render(shown: Any, shot: int) -> Keyframe:
+    def render(shown: Any, shot: int, even_flat: bool) -> Keyframe | None:
         place = shown.place
+        if place.number in flat and not even_flat:
+            return None
         return Keyframe(shot, place.pts, (1, 1000), place.t_ms, bytes(8), place.number not in flat, b"", None)
 
     choice = Choice(spec, render, found.append)
@@ -183,3 +197,12 @@ def test_the_stage_takes_its_shots_from_the_model(tmp_path):
 def test_another_engine_is_refused():
     with pytest.raises(UsageError, match="no shots engine"):
         TransNet(ModelChoice("shots", "test", "other", "path:/nowhere")).load()
+
+
+def test_timestamps_that_claim_weeks_cost_no_more_than_two_days_of_samples(reader, tmp_path):
+    hours = [5 * 3_600_000 * number for number in range(12)]
+    pictures = [scene(number) for number in range(12)]
+    row = taken(reader, write_film(tmp_path / "a.mkv", pictures, "mpeg4", times_ms=hours))
+    assert row["frames"][-1]["t_ms"] == hours[-1]
+    assert len(row["samples"]) == 48 * 3_600 * 2
+    assert row["samples"][-1]["t_ms"] < 48 * 3_600_000

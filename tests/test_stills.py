@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pi_heif
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from cluster.media.child import MediaChild
 from cluster.media.inputs import MEDIA_SUFFIXES
 from cluster.media.look import pixels
 from cluster.media.pictures import PictureSpec, PixelSpec
-from cluster.media.stills import _by_ffmpeg, read_still
+from cluster.media.stills import _by_ffmpeg, read_still, still_header
 from tests.media_factory import shared_media, tone, write_wav
 from tests.media_reader import DEADLINE_S
 from tests.picture_factory import HEIC, HEIC_TURNED, apart, jpeg, scene, tiled_heic, write_film
@@ -64,15 +65,16 @@ def test_the_name_does_not_decide(reader, tmp_path):
     assert taken(reader, path)["picture_size"] == {"width": 96, "height": 64}
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_shown_upright(reader, tmp_path, orientation):
+def test_a_photograph_is_shown_upright(reader, tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(orientation, [])
     stored = PICTURE
     for way in undo:
         stored = stored.transpose(Image.Transpose(way))
-    path = saved(tmp_path / "a.jpg", stored, exif=exif, quality=95, subsampling=0)
+    path = saved(tmp_path / f"a.{suffix}", stored, exif=exif, quality=95)
     row = taken(reader, path)
     assert row["picture_size"] == {"width": 96, "height": 64}
     assert apart(read_still(str(path))[0], PICTURE) < 3
@@ -88,6 +90,13 @@ def test_a_picture_of_a_phone_is_upright(reader, tmp_path):
     assert apart(read_still(str(tmp_path / "b.heic"))[0], upright) < 3
 
 
+def test_avif_is_known_by_any_of_its_brands(reader, tmp_path):
+    data = saved(tmp_path / "a.avif", PICTURE).read_bytes()
+    assert data[8:12] == b"avif"
+    (tmp_path / "b.avif").write_bytes(data[:8] + b"mif1" + data[12:])
+    assert taken(reader, tmp_path / "b.avif") == taken(reader, tmp_path / "a.avif")
+
+
 def test_the_tiles_of_a_phone_are_joined(reader, tmp_path):
     (tmp_path / "one.heic").write_bytes(HEIC)
     (tmp_path / "tiled.heic").write_bytes(tiled_heic())
@@ -97,6 +106,13 @@ def test_the_tiles_of_a_phone_are_joined(reader, tmp_path):
     one = read_still(str(tmp_path / "one.heic"))[0]
     for left in (0, 96):
         assert apart(whole.crop((left, 0, left + 96, 64)), one) < 3
+
+
+def test_a_picture_of_a_phone_is_decoded_by_the_thread_that_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(pi_heif.options, "DECODE_THREADS", 4)
+    (tmp_path / "a.heic").write_bytes(tiled_heic())
+    read_still(str(tmp_path / "a.heic"))
+    assert pi_heif.options.DECODE_THREADS == 0
 
 
 def test_one_tile_is_never_taken_for_the_picture(tmp_path):
@@ -163,6 +179,28 @@ def test_when_and_how_large_comes_from_the_camera(reader, tmp_path):
     assert (found.width, found.height, found.recorded_at) == (64, 96, "2024-03-09T15:30:00+02:00")
     inner[0x9003], inner[0x9011] = "0000:00:00 00:00:00", "junk"
     assert reader.probe(saved(tmp_path / "b.jpg", PICTURE, exif=exif), DEADLINE_S).recorded_at is None
+
+
+def test_the_header_of_a_png_is_read_without_its_picture_wherever_the_camera_wrote(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0x9003] = "2024:03:09 15:30:00"
+    before = saved(tmp_path / "a.png", PICTURE, exif=exif)
+    data = before.read_bytes()
+    start, end = data.index(b"eXIf") - 4, data.index(b"IEND") - 4
+    length = 12 + int.from_bytes(data[start : start + 4], "big")
+    behind, bare = tmp_path / "b.png", saved(tmp_path / "c.png", PICTURE)
+    behind.write_bytes(data[:start] + data[start + length : end] + data[start : start + length] + data[end:])
+    assert read_still(str(behind))[0].size == (64, 96)
+    decoded = []
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", decoded.append)
+    told = [still_header(str(path)) for path in (before, behind, bare)]
+    assert [(one.width, one.height, one.taken_at) for one, _ in told] == [
+        (64, 96, "2024-03-09T15:30:00"),
+        (64, 96, "2024-03-09T15:30:00"),
+        (96, 64, None),
+    ]
+    assert decoded == []
 
 
 @pytest.mark.parametrize("resize", ["shortest", "squash"])

@@ -157,7 +157,9 @@ def _is_local(filesystem: FileSystem) -> bool:
 
 
 def _write_local(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _keep_names(target.parent.parent)
     handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -166,8 +168,22 @@ def _write_local(target: Path, data: bytes) -> None:
             # A row that names it survives the loss of the machine, and so must the file.
             os.fsync(file.fileno())
         Path(name).replace(target)
+        _keep_names(target.parent)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """The names in a folder survive the loss of the machine only once the folder itself is on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # some network file systems know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _write_remote(filesystem: FileSystem, target: str, data: bytes) -> None:

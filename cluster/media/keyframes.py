@@ -16,7 +16,8 @@ SETTLED_S = 0.5
 HELD_S = (0.0, 0.3, SETTLED_S)
 MINUTE_S = 60.0
 
-Render = Callable[["Shown", int], Keyframe]
+# A frame, its shot, and whether it is wanted even when it says nothing; None for one that is not.
+Render = Callable[["Shown", int, bool], Keyframe | None]
 
 
 class Choice:
@@ -73,8 +74,8 @@ class Choice:
         self._try(best)
 
     def _try(self, shown: Shown) -> None:
-        frame = self._render(shown, self._shot)
-        if frame.is_informative:
+        frame = self._render(shown, self._shot, self._flat is None and not self._has_any)
+        if frame is not None and frame.is_informative:
             self._has_any = True
             self._next_s = shown.place.s + self._step_s
             self._accept(frame)

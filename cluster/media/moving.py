@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SAMPLE_MS = 500
+# Timestamps cost nothing to write: a few hundred kilobytes can claim weeks, and each half second a hash.
+SAMPLED_MS = 48 * 3_600_000
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +152,7 @@ def _pass(
     starts_ms: list[int] = []
     samples: list[tuple[int, bytes]] = []
     size, end_ms = None, 0
-    choice = Choice(spec, lambda one, shot: _render(reel, one, shot, spec), sink.add)
+    choice = Choice(spec, lambda one, shot, flat: _render(reel, one, shot, flat, spec), sink.add)
     for one in reel.shown():
         size = size or reel.painter.size(one.frame)
         starts = cuts.starts_shot(one.frame, one.place)
@@ -165,17 +167,20 @@ def _pass(
     return size, list(zip(starts_ms, [*starts_ms[1:], end_ms], strict=True)), samples
 
 
-def _render(reel: Reel, one: Shown, shot: int, spec: PictureSpec) -> Keyframe:
+def _render(reel: Reel, one: Shown, shot: int, even_flat: bool, spec: PictureSpec) -> Keyframe | None:
+    if not even_flat and not reel.look(one.frame, one.place.pts)[1]:
+        # black is looked at twice a second, and a look costs less than its thumbnail and pixels
+        return None
     return reel.keyframe(one.frame, one.place.pts, one.place.t_ms, shot, spec)
 
 
 def _samples(reel: Reel, one: Shown, since_ms: int) -> list[tuple[int, bytes]]:
     """The hash of a frame at each half second since the cut at which it is the one shown, none if it says nothing.
 
-    Counted from the cut, a copy that lacks a beginning is sampled at the same pictures.
+    Counted from the cut, a copy that lacks a beginning is sampled at the same pictures. None after `SAMPLED_MS`.
     """
     first_ms = since_ms - (since_ms - one.place.t_ms) // SAMPLE_MS * SAMPLE_MS
-    times = range(first_ms, one.until_ms, SAMPLE_MS)
+    times = range(first_ms, min(one.until_ms, SAMPLED_MS), SAMPLE_MS)
     if not times:
         return []
     phash, informative = reel.look(one.frame, one.place.pts)

@@ -38,7 +38,11 @@ def require_size(width: int, height: int) -> None:
 
 
 class Painter:
-    """Pillow images and arrays of the frames of one stream; holds the scalers, which are slow to set up."""
+    """Pillow images and arrays of the frames of one stream; holds the scalers, which are slow to set up.
+
+    Each scales in the caller's thread: by itself it starts one per core, and none of them is in the plan or gives
+    its stack back to the address space that the child may have.
+    """
 
     def __init__(self, track: VideoStream) -> None:
         from av.video.reformatter import VideoReformatter
@@ -61,7 +65,7 @@ class Painter:
 
         scale = min(1.0, DETECTOR_WIDTH / frame.width)
         size = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-        out = self._small.reformat(frame, *size, "rgb24", interpolation="FAST_BILINEAR")
+        out = self._small.reformat(frame, *size, "rgb24", interpolation="FAST_BILINEAR", threads=1)
         plane = out.planes[0]
         return frombytes("RGB", size, bytes(plane), "raw", "RGB", plane.line_size)
 
@@ -69,7 +73,7 @@ class Painter:
         """RGB of shape (27, 48, 3), as TransNetV2 takes it."""
         import numpy as np
 
-        out = self._tiny.reformat(frame, TINY_SHAPE[1], TINY_SHAPE[0], "rgb24", interpolation="BICUBIC")
+        out = self._tiny.reformat(frame, TINY_SHAPE[1], TINY_SHAPE[0], "rgb24", interpolation="BICUBIC", threads=1)
         return np.asarray(out.to_ndarray(), np.uint8)
 
     def size(self, frame: VideoFrame) -> tuple[int, int]:
@@ -81,7 +85,7 @@ class Painter:
         from PIL.Image import frombytes
 
         require_size(frame.width, frame.height)
-        out = scaler.reformat(frame, format=form, interpolation="BICUBIC")
+        out = scaler.reformat(frame, format=form, interpolation="BICUBIC", threads=1)
         plane, stride, height = out.planes[0], out.planes[0].line_size, frame.height
         if frame.interlaced_frame and height > 1:
             # twice the stride reads every second line: the first field alone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 FORMATS = (
     "JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI", "ICO", "PSD",
 )  # fmt: skip
-_HEIF_HEAD = re.compile(rb".{4}ftyp(heic|heix|heim|heis|mif1)", re.DOTALL)
-_HEIF_HEAD_BYTES = 12
+# `mif1` is any picture in this container: AVIF, which Pillow reads, is named among the brands that follow.
+_HEIF_HEAD = re.compile(rb".{4}ftyp(heic|heix|heim|heis|mif1(?!.*avif))", re.DOTALL)
+_HEIF_HEAD_BYTES = 64
 STILL_TIME_BASE = (1, 1000)
 _ORIENTATION, _EXIF = 0x0112, 0x8769
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# As much as a JPEG can hold.
+_EXIF_BYTES = 1 << 16
 _TAKEN = ((0x9003, 0x9011), (0x9004, 0x9012))
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 _ZONE = re.compile(r"[+-]\d\d:\d\d")
@@ -57,8 +62,12 @@ def still_header(path: str) -> tuple[StillHeader, Stamp] | None:
     with _opened(path) as (image, stamp):
         if image is None:
             return None
+        if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
+            # else Pillow decodes the picture to look behind it
+            image.info["exif"] = _png_exif(path)
         width, height = image.size
-        if _orientation(image) >= 5:
+        # Pillow tells the size of a TIFF upright, of all else as it is stored
+        if image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         return StillHeader((image.format or "").lower(), width, height, _taken_at(image)), stamp
 
@@ -126,7 +135,8 @@ def _known(file: BinaryIO) -> Image | None:
             # It joins the tiles that phones store; FFmpeg does not.
             from pi_heif import register_heif_opener
 
-            register_heif_opener()
+            # by itself it starts four threads, and none of them is in the plan
+            register_heif_opener(decode_threads=0)
             return Image.open(file, formats=("HEIF",))
         return Image.open(file, formats=FORMATS)
     except MemoryError:
@@ -191,6 +201,20 @@ def _orientation(image: Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - damaged metadata is no reason to refuse a picture
         return 1
+
+
+def _png_exif(path: str) -> bytes:
+    """The EXIF of a PNG, which may stand behind the picture; empty when there is none."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(min(length, _EXIF_BYTES))
+            if kind == b"IEND":
+                break
+            file.seek(length + 4, os.SEEK_CUR)
+    return b""
 
 
 def _taken_at(image: Image) -> str | None:
