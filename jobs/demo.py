@@ -110,6 +110,8 @@ def _next_steps(root: Path, data: Path) -> None:
         'search "they call me a Yankee" -n 2',
         f"speakers label Caller call.wav && {shown} speakers identify",
         f"ingest {root / 'media' / 'call.wav'} --num-speakers 2 && {shown} show call.wav",
+        f"frames save film.mp4 2:47.2 -o {root / 'still.png'} && {shown} search --image {root / 'still.png'}",
+        "dupes list",
         "export film-with-call.mp4 -f srt,vtt,rttm -o demo",
     ):
         typer.echo(f"  {shown} {words}")
