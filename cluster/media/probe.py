@@ -220,7 +220,7 @@ def require_whole(container: InputContainer) -> None:
     from av.stream import Disposition
 
     if _is_still(container) and any(one.disposition & Disposition.dependent for one in container.streams.video):
-        raise BadMediaError("its picture is made of tiles that cannot be joined: it is damaged, or save it as JPEG or AVIF")
+        raise BadMediaError("its picture is made of tiles that cannot be joined: save it anew, as JPEG or AVIF")
 
 
 def _is_still(container: InputContainer) -> bool:
