@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.db.picture_search import PictureHit, has_frames, search_by_hash, search_by_vector
-from cluster.db.search import SpaceGoneError
-from cluster.db.spaces import Space, active_space
+from cluster.db.search import search_active
+from cluster.db.spaces import Space
 from cluster.errors import RushesError, StageError, UsageError, os_reason
 from cluster.media.child import MediaChild
 from cluster.media.pictures import PictureSpec
 from cluster.settings import Settings
 
-# A switch of profiles, then a `db gc` that drops the space of before: more often than so nobody switches.
-MAX_SWITCHES = 5
 READ_DEADLINE_S = 60.0
 
 Assets = Sequence[int] | None
@@ -68,14 +66,11 @@ def _by_vector(
     conn: Any, embed: Callable[[Space], NDArray[np.float32]], asset_ids: Assets, limit: int
 ) -> list[PictureHit] | None:
     """Hits of the image space that search uses; None without one."""
-    for _ in range(MAX_SWITCHES):
-        space = active_space(conn, "image")
-        if space is None:
-            return None
-        vector = embed(space)
-        with suppress(SpaceGoneError):
-            return search_by_vector(conn, space, vector, asset_ids=asset_ids, limit=limit)
-    raise RushesError(f"the image space changed {MAX_SWITCHES} times during this search: search again")
+
+    def search(space: Space) -> list[PictureHit]:
+        return search_by_vector(conn, space, embed(space), asset_ids=asset_ids, limit=limit)
+
+    return search_active(conn, "image", search)
 
 
 def _stage(space: Space) -> Any:

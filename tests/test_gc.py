@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from cluster.db import gc, spaces, uses, visual
+from cluster.db import search as db_search
 from cluster.db.connect import open_connection
 from cluster.db.patience import Session
 from cluster.db.search import SpaceGoneError, search_chunks
@@ -242,7 +243,7 @@ def test_a_search_whose_space_is_dropped_under_it_looks_again_and_not_for_ever(d
     active, gone = spaces.active_space(db, "text"), retired_space(db)
     assert gc.drop_space(db, gone)
     answers = iter([gone, active])
-    monkeypatch.setattr(spaces, "active_space", lambda *_: next(answers, gone))
+    monkeypatch.setattr(db_search, "active_space", lambda *_: next(answers, gone))
     monkeypatch.setattr(search_command, "embed_query", lambda *_: unit_vector(1))
     assert len(search_command.find(db, "talk", None, 5)) == 2
     with pytest.raises(RushesError, match="search again"):

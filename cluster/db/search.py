@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cluster.db.connect import snapshot
-from cluster.db.spaces import Space
+from cluster.db.spaces import Space, active_space
 from cluster.db.speakers.who import speakers_at
+from cluster.errors import RushesError
 
 RRF_K = 60
 CANDIDATES = 100
+# A switch of profiles, then a `db gc` that drops the space of before: more often than so nobody switches.
+MAX_SWITCHES = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,20 @@ class Hit:
 
 class SpaceGoneError(Exception):
     """The space was dropped while it was to be searched; the active one is another by now."""
+
+
+def search_active(conn: psycopg.Connection[Any], kind: str, search: Callable[[Space], list[T]]) -> list[T] | None:
+    """What `search` finds in the space of this kind that is active; None without one.
+
+    Begun anew in the next one when a switch and a `db gc` took the space away meanwhile.
+    """
+    for _ in range(MAX_SWITCHES):
+        space = active_space(conn, kind)
+        if space is None:
+            return None
+        with suppress(SpaceGoneError):
+            return search(space)
+    raise RushesError(f"the {kind} space changed {MAX_SWITCHES} times during this search: search again")
 
 
 def search_chunks(

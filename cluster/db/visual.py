@@ -75,7 +75,7 @@ def decide_waiting(conn: psycopg.Connection[Any], space: Space, threshold: float
 
 def waiting_frames(conn: psycopg.Connection[Any], space: Space) -> list[int]:
     """Ids of the informative frames that have a vector and no cluster, in the order in which they are decided."""
-    query = sql.SQL("SELECT f.frame_id {} ORDER BY a.sha256, f.idx").format(_waiting(space))
+    query = sql.SQL("SELECT f.frame_id {} ORDER BY a.sha256, f.idx").format(waiting_rows(space))
     return [row[0] for row in conn.execute(query, {"space": space.space_id})]
 
 
@@ -146,7 +146,8 @@ def decide_again(conn: psycopg.Connection[Any], space: Space, threshold: float) 
     return again
 
 
-def _waiting(space: Space) -> sql.Composed:
+def waiting_rows(space: Space) -> sql.Composed:
+    """FROM and WHERE of the frames that wait to be decided: v vectors, f frames, a assets; takes %(space)s."""
     return sql.SQL(
         "FROM {} v JOIN frames f USING (frame_id) JOIN assets a USING (asset_id) WHERE f.is_informative"
         " AND NOT EXISTS (SELECT 1 FROM visual_members m WHERE (m.frame_id, m.space_id) = (f.frame_id, %(space)s))"
@@ -158,7 +159,7 @@ def _hold(conn: psycopg.Connection[Any], space: Space, frame_ids: Sequence[int])
     query = sql.SQL(
         "SELECT f.frame_id, f.asset_id, f.idx, v.embedding {} AND f.frame_id = ANY(%(ids)s)"
         " ORDER BY a.sha256, f.idx FOR KEY SHARE OF v, f, a SKIP LOCKED"
-    ).format(_waiting(space))
+    ).format(waiting_rows(space))
     rows = conn.execute(query, {"space": space.space_id, "ids": list(frame_ids)}, binary=True)
     return [Waiting(*row) for row in rows.fetchall()]
 

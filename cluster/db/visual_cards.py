@@ -11,6 +11,7 @@ from psycopg import sql
 
 from cluster.db.report import dicts
 from cluster.db.spaces import Space
+from cluster.db.visual import waiting_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,8 @@ def count_visual(conn: psycopg.Connection[Any], space: Space) -> dict[str, int]:
     query = sql.SQL(
         "WITH sized AS (SELECT count(*) AS n FROM visual_members WHERE space_id = %(space)s GROUP BY cluster_id)"
         " SELECT coalesce(sum(n), 0)::bigint, count(*), count(*) FILTER (WHERE n = 1),"
-        " (SELECT count(*) FROM {} v JOIN frames f USING (frame_id) WHERE f.is_informative AND NOT EXISTS"
-        "   (SELECT 1 FROM visual_members m WHERE (m.frame_id, m.space_id) = (f.frame_id, %(space)s)))"
-        " FROM sized"
-    ).format(sql.Identifier(space.table_name))
+        " (SELECT count(*) {}) FROM sized"
+    ).format(waiting_rows(space))
     row = conn.execute(query, {"space": space.space_id}).fetchone()
     assert row is not None
     return dict(zip(("frames", "clusters", "alone", "waiting"), row, strict=True))

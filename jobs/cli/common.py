@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.words import short_uri as short_uri
+
 if TYPE_CHECKING:
     from cluster.settings import Settings
 
@@ -30,6 +32,7 @@ Collections = Annotated[
 
 # What the database takes as a count of rows.
 MOST_ROWS = 2**31 - 1
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")]
 
 
 def settings_from(config: Path | None, **flags: Any) -> Settings:
@@ -119,9 +122,3 @@ def clock(ms: int | None) -> str:
         return "?"
     seconds, rest = divmod(ms, 1000)
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest // 100}"
-
-
-def short_uri(uri: str) -> str:
-    """The last two parts of a source, enough for a person to know it; an object's address ends at its query."""
-    place = uri.partition("?")[0] if "://" in uri else uri
-    return "/".join(place.rsplit("/", 2)[-2:])

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import (
-    MOST_ROWS,
     AsJson,
     Config,
+    Limit,
     clock,
     corpus,
     print_json,
@@ -19,7 +19,6 @@ from jobs.cli.common import (
 )
 
 app = typer.Typer(help="Pictures that look alike: cluster them and see.", no_args_is_help=True, rich_markup_mode=None)
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")]
 
 
 @app.command("cluster")

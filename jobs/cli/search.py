@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +22,6 @@ from jobs.cli.common import (
     settings_from,
     short_uri,
 )
-
-# A switch of profiles, then a `db gc` that drops the space of before: more often than so nobody switches.
-MAX_SWITCHES = 5
 
 
 def search(
@@ -118,19 +114,18 @@ def scope_of(conn: Any, asset: str | None, chosen: Any) -> list[int] | None:
 
 def find(conn: Any, text: str, asset_ids: list[int] | None, limit: int) -> list[Any]:
     """Hits of the active text space for `text`, in these assets or in all, embedded by that space's own model."""
-    from cluster.db.search import SpaceGoneError, search_chunks
-    from cluster.db.spaces import active_space
+    from cluster.db.search import search_active, search_chunks
     from cluster.errors import RushesError
 
     text = readable(text)
-    for _ in range(MAX_SWITCHES):
-        space = active_space(conn, "text")
-        if space is None:
-            raise RushesError("nothing is searchable yet: run `rushes ingest PATH` first")
-        vector = embed_query(space, text)
-        with suppress(SpaceGoneError):
-            return search_chunks(conn, space, vector, text, asset_ids=asset_ids, limit=limit)
-    raise RushesError(f"the text space changed {MAX_SWITCHES} times during this search: search again")
+
+    def search(space: Any) -> list[Any]:
+        return search_chunks(conn, space, embed_query(space, text), text, asset_ids=asset_ids, limit=limit)
+
+    hits = search_active(conn, "text", search)
+    if hits is None:
+        raise RushesError("nothing is searchable yet: run `rushes ingest PATH` first")
+    return hits
 
 
 def readable(text: str) -> str:

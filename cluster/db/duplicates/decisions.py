@@ -17,6 +17,7 @@ import psycopg
 from cluster.db.report import asset_names
 from cluster.duplicates.groups import way
 from cluster.errors import RushesError, UsageError
+from cluster.words import short_uri
 
 _LOCK_KEY = 0x5665_7264_6963_74
 
@@ -168,9 +169,9 @@ class Entry:
         if self.verdict == "undo":
             return f"took back event {self.undoes}"
         if self.kept is None:
-            return f"{_short(self.asset_a)} and {_short(self.asset_b)} are different"
+            return f"{short_uri(self.asset_a)} and {short_uri(self.asset_b)} are different"
         copy = self.asset_a if self.kept == self.asset_b else self.asset_b
-        return f"{_short(copy)} is a copy of {_short(self.kept)}"
+        return f"{short_uri(copy)} is a copy of {short_uri(self.kept)}"
 
 
 _HISTORY: LiteralString = """
@@ -240,8 +241,4 @@ def _record(
 
 
 def _name(conn: psycopg.Connection[Any], asset_id: int) -> str:
-    return _short(asset_names(conn, [asset_id])[asset_id])
-
-
-def _short(name: str) -> str:
-    return "/".join(name.rsplit("/", 2)[-2:])
+    return short_uri(asset_names(conn, [asset_id])[asset_id])

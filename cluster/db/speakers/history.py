@@ -9,6 +9,8 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from cluster.words import short_uri
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -60,10 +62,9 @@ class Entry:
             return "in an asset that was forgotten"
         first = self.places[0]
         minutes, rest_ms = divmod(first.start_ms // 100 * 100, 60_000)
-        asset = "/".join(first.asset.rsplit("/", 2)[-2:])
         only = " (this segment only)" if first.scope == "segment" else ""
         more = f" and {len(self.places) - 1} more place(s)" if len(self.places) > 1 else ""
-        return f"{asset} at {minutes}:{rest_ms / 1000:04.1f}{only}{more}"
+        return f"{short_uri(first.asset)} at {minutes}:{rest_ms / 1000:04.1f}{only}{more}"
 
 
 _EVENTS: LiteralString = """

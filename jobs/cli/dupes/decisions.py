@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json
-from jobs.cli.dupes.told import Limit, count, named, standing
+from jobs.cli.common import AsJson, Config, Limit, corpus, print_json
+from jobs.cli.dupes.told import count, named, standing
 from jobs.cli.events import Author, DryRun, author_of, print_events
 
 

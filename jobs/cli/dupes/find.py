@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, corpus, print_json, settings_from
-from jobs.cli.dupes.told import Limit, count, event_line, group_lines, member, member_line, named, pair_lines, plain
+from jobs.cli.common import AsJson, Config, Limit, corpus, print_json, settings_from
+from jobs.cli.dupes.told import count, event_line, group_lines, member, member_line, named, pair_lines, plain
 
 Asset = Annotated[str, typer.Argument(metavar="ASSET", help="Source path, its ending, or 8+ digits of the SHA-256.")]
 

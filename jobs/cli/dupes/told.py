@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from jobs.cli.common import MOST_ROWS, clock, short_uri
-
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")]
+from jobs.cli.common import clock, short_uri
 
 
 def group_lines(number: int, group: Any) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.common import (
-    MOST_ROWS,
     Address,
     AsJson,
     Channels,
     Collections,
     Config,
+    Limit,
     Tags,
     asset_filter,
     clock,
@@ -73,7 +73,7 @@ def clusters(
         list[int] | None, typer.Argument(metavar="CLUSTER", min=1, max=2**63 - 1, help="Only these; none: all.")
     ] = None,
     noise: Annotated[bool, typer.Option("--noise", help="The unknown voices that are in no cluster.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

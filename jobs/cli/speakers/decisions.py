@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.common import MOST_ROWS, AsJson, Config, corpus, print_json
+from jobs.cli.common import MOST_ROWS, AsJson, Config, Limit, corpus, print_json
 from jobs.cli.events import Author, DryRun, author_of, print_events
 from jobs.cli.speakers.told import asset_names, decide, plain, told
 
@@ -129,7 +129,7 @@ def undo(
 
 def history(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only what is about this person.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")] = 50,
+    limit: Limit = 50,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

@@ -10,6 +10,7 @@ from jobs.cli.common import (
     MOST_ROWS,
     AsJson,
     Config,
+    Limit,
     Yes,
     clock,
     confirm,
@@ -97,7 +98,7 @@ def show(
 
 
 def unknown(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=MOST_ROWS, help="At most this many.")] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
