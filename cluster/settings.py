@@ -56,6 +56,32 @@ class OwnProfile(ModelFields):
     extends: str | None = None
 
 
+class ServeSettings(BaseModel):
+    """What the service offers and how much it takes on; `RUSHES_SERVE_<FIELD>`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    models: tuple[Literal["text", "image", "reranker", "audio"], ...] = ("text", "image", "reranker", "audio")
+    gpu_share: float = Field(0.25, ge=0, le=1)
+    max_replicas: int = Field(1, ge=1)
+    connections: int = Field(8, ge=1, le=64)
+    in_flight: int = Field(512, ge=1)
+    max_items: int = Field(2048, ge=1)
+    max_body_bytes: int = Field(32 * 2**20, ge=1024)
+    max_audio_bytes: int = Field(512 * 2**20, ge=1024)
+    max_audio_s: float = Field(10_800.0, gt=0)
+    timeout_s: float = Field(60.0, gt=0)
+    audio_timeout_s: float = Field(1_800.0, gt=0)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _listed(cls, models: Any) -> Any:
+        """`text,audio` in an environment variable."""
+        return [name.strip() for name in models.split(",") if name.strip()] if isinstance(models, str) else models
+
+
 def default_data_dir() -> Path:
     """Where a user's data lies by default, after the XDG base directory specification."""
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share")) / "rushes"
@@ -105,6 +131,7 @@ class Settings(BaseSettings):
     runner: Literal["auto", "inline", "worker", "ray"] = "auto"
     cpus: int | None = Field(None, ge=1)
     worker_niceness: int = Field(0, ge=0, le=19)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
 
     @classmethod
     def settings_customise_sources(  # noqa: D102 - pydantic-settings' own hook

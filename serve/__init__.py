@@ -1,1 +1,1 @@
-"""Second floor: the models as HTTP services on Ray Serve. Holds no service yet."""
+"""Second floor: the models and the corpus as HTTP services on Ray Serve."""

@@ -1,0 +1,113 @@
+"""The corpus for many requests at once: a few threads with a session each, behind an asynchronous face.
+
+So every query exists once, whoever asks. A request that ends early, by its time-out or because its client went
+away, cancels its statement on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import psycopg
+
+from cluster.db.patience import Session
+from cluster.errors import RushesError
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+# Long enough for a new connection where an idle one broke; a database that is away is told after it.
+RECONNECT_S = 0.5
+
+
+class PoolBusyError(RushesError):
+    """Every connection is in use, and as many requests wait as may."""
+
+
+class Corpus:
+    """`size` lazy connections to one database; `waiting` requests may stand in line for one."""
+
+    def __init__(self, url: str, *, size: int = 8, waiting: int = 64) -> None:
+        self.url, self.size, self.waiting = url, size, waiting
+        self._own = threading.local()
+        self._sessions: list[Session] = []
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="corpus")
+        self._running = 0
+
+    @property
+    def in_use(self) -> int:
+        """Requests that use a connection or wait for one."""
+        return self._running
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """`work(conn)` in a thread; cancelling the caller cancels its statement.
+
+        Raises `DatabaseAwayError` for a database that is away, `PoolBusyError` when the line is full, and what
+        the work raises unchanged. The work must be safe to repeat: conflicts and broken connections begin it anew.
+        """
+        if self._running >= self.size + self.waiting:
+            raise PoolBusyError(f"{self._running} requests use or wait for the {self.size} database connections")
+        job = _Job(work)
+        self._running += 1
+        future = self._threads.submit(self._run, job)
+        future.add_done_callback(self._ended)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+
+    async def check(self) -> None:
+        """Raise `DatabaseAwayError` unless the database answers."""
+        await self.run(lambda conn: conn.execute("SELECT 1").fetchone())
+
+    def close(self) -> None:
+        """Let every connection go, once the work in progress has ended."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for session in self._sessions:
+            session.close()
+
+    def _run(self, job: _Job[T]) -> T:
+        session: Session | None = getattr(self._own, "session", None)
+        if session is None:
+            session = self._own.session = Session(self.url, RECONNECT_S)
+            self._sessions.append(session)
+        return session.run(job)
+
+    def _ended(self, _: Future[Any]) -> None:
+        self._running -= 1
+
+
+class _Job(Generic[T]):
+    """Work that another thread may cancel, before it begins or while it runs."""
+
+    def __init__(self, work: Callable[[Connection], T]) -> None:
+        self._work, self._lock = work, threading.Lock()
+        self._conn: Connection | None = None
+        self._cancelled = False
+
+    def __call__(self, conn: Connection) -> T:
+        with self._lock:
+            if self._cancelled:
+                raise psycopg.errors.QueryCanceled("the request ended before its work began")
+            self._conn = conn
+        try:
+            return self._work(conn)
+        finally:
+            with self._lock:
+                self._conn = None
+
+    def cancel(self) -> None:
+        # In a thread: asking the server takes a connection of its own.
+        threading.Thread(target=self._cancel, daemon=True).start()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            if self._conn is not None:
+                with suppress(psycopg.Error):
+                    self._conn.cancel_safe(timeout=5.0)

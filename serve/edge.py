@@ -1,0 +1,212 @@
+"""The edge: what happens to every request before and after its route.
+
+A request gets an id, is admitted, is read within its limits, ends with its time-out or with its client, and
+every failure leaves in one shape. Plain ASGI: a response streams through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.settings import ServeSettings
+from serve.errors import ApiError, DeadlineError, TooLargeError, TooSlowError, envelope
+from serve.faults import told
+from serve.service import Service
+
+# A client that sends nothing for so long has gone, or holds a place on purpose.
+IDLE_S = 20.0
+_ID = re.compile(r"[\w.-]{1,128}")
+_UPLOADS = ("/v1/audio/",)
+
+logger = logging.getLogger("rushes.serve")
+
+
+class HungUpError(Exception):
+    """The client went away before it had its answer."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what has become of it."""
+
+    request_id: str
+    began_s: float = field(default_factory=time.perf_counter)
+    status: int = 0
+    cause: str | None = None
+    # what models and the corpus took, by name, in seconds
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What every answer carries: the id, and where the time went."""
+        total_s = time.perf_counter() - self.began_s
+        parts = {"total": total_s, **self.spent_s}
+        timing = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())
+        return [(b"x-request-id", self.request_id.encode()), (b"server-timing", timing.encode())]
+
+
+class Edge:
+    """The middleware of the service."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection; what is no HTTP request passes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(_request_id(scope))
+        scope.setdefault("state", {})["exchange"] = exchange
+        outgoing = _Outgoing(send, exchange)
+        try:
+            await self._serve(scope, receive, outgoing)
+        except HungUpError:
+            exchange.cause = "hung_up"
+        finally:
+            self._count(scope, exchange)
+
+    async def _serve(self, scope: Scope, receive: Receive, outgoing: _Outgoing) -> None:
+        limits = self.service.settings.serve
+        is_upload = scope["path"].startswith(_UPLOADS)
+        incoming = _Incoming(receive, _most_bytes(limits, is_upload))
+        try:
+            incoming.check_length(scope)
+            scope["state"]["key"] = await self.service.access.admit(scope)
+            limit_s = limits.audio_timeout_s if is_upload else limits.timeout_s
+            await self._within(limit_s, scope, incoming, outgoing)
+        except HungUpError:
+            raise
+        except Exception as error:
+            if outgoing.began:
+                raise
+            await self._refuse(scope, outgoing, told(error))
+
+    async def _within(self, limit_s: float, scope: Scope, incoming: _Incoming, outgoing: _Outgoing) -> None:
+        """The route, until it ends, its time is over or its client goes; the time ends where its answer begins."""
+        route = asyncio.ensure_future(self.app(scope, incoming.receive, outgoing.send))
+        gone = asyncio.ensure_future(incoming.gone.wait())
+        pump = asyncio.ensure_future(incoming.pump())
+        answered = asyncio.ensure_future(outgoing.started.wait())
+        try:
+            await asyncio.wait({route, gone, answered}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not route.done() and not gone.done() and not answered.done():
+                raise DeadlineError(f"the request took longer than {limit_s:g} s and was ended")
+            await asyncio.wait({route, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not route.done():
+                raise HungUpError
+            await route
+        finally:
+            await _end(route, gone, pump, answered)
+
+    async def _refuse(self, scope: Scope, outgoing: _Outgoing, error: ApiError) -> None:
+        outgoing.exchange.cause = error.code
+        # What is left of the body is not read: the connection cannot be used again.
+        headers = {"connection": "close"} if error.status in (408, 413) else None
+        await envelope(error, headers)(scope, _nothing, outgoing.send)
+
+    def _count(self, scope: Scope, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.began_s
+        route = getattr(scope.get("route"), "path", None) or "unknown"
+        cause = exchange.cause or scope["state"].get("cause")
+        self.service.meter.request(route, scope["method"], exchange.status, seconds, cause)
+        logger.debug(
+            "request_id=%s method=%s route=%s status=%d cause=%s ms=%.1f",
+            exchange.request_id, scope["method"], route, exchange.status, cause, seconds * 1000,
+        )  # fmt: skip
+
+
+class _Incoming:
+    """The body, bounded in bytes and in idle time; `gone` says that the client went away."""
+
+    def __init__(self, receive: Receive, most_bytes: int) -> None:
+        self._receive, self._most_bytes, self._got_bytes = receive, most_bytes, 0
+        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue(4)
+        self.gone = asyncio.Event()
+
+    def check_length(self, scope: Scope) -> None:
+        """Raise `TooLargeError` before anything is read, when the client says how much it sends."""
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._most_bytes:
+            raise self._too_large(int(length))
+
+    async def receive(self) -> Message:
+        got = await self._messages.get()
+        if isinstance(got, Exception):
+            raise got
+        return got
+
+    async def pump(self) -> None:
+        """Read on until the client has sent everything, then until it goes."""
+        more = True
+        while more:
+            try:
+                message = await asyncio.wait_for(self._receive(), IDLE_S)
+            except TimeoutError:
+                await self._messages.put(TooSlowError(f"nothing of the body came for {IDLE_S:g} s"))
+                return
+            self._got_bytes += len(message.get("body", b""))
+            if self._got_bytes > self._most_bytes:
+                await self._messages.put(self._too_large(self._got_bytes))
+                return
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            await self._messages.put(message)
+            if message["type"] == "http.disconnect":
+                self.gone.set()
+                return
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+        await self._messages.put({"type": "http.disconnect"})
+
+    def _too_large(self, size_bytes: int) -> TooLargeError:
+        return TooLargeError(f"the body has {size_bytes} bytes or more, {self._most_bytes} are taken")
+
+
+class _Outgoing:
+    """The answer, with the headers that every one has."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send, self.exchange = send, exchange
+        self.started = asyncio.Event()
+
+    @property
+    def began(self) -> bool:
+        return self.started.is_set()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.exchange.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.exchange.headers()]
+            self.started.set()
+        await self._send(message)
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _most_bytes(limits: ServeSettings, is_upload: bool) -> int:
+    return limits.max_audio_bytes if is_upload else limits.max_body_bytes
+
+
+def _request_id(scope: Scope) -> str:
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,73 @@
+"""What went wrong inside, as an answer: the errors of the floors below, of FastAPI, and of nobody's making."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.db.patience import DatabaseAwayError
+from cluster.db.pool import PoolBusyError
+from cluster.errors import RushesError, UsageError
+from serve.errors import (
+    ApiError,
+    BadRequestError,
+    BusyError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+    envelope,
+)
+
+logger = logging.getLogger("rushes.serve")
+
+
+def told(error: Exception) -> ApiError:
+    """The answer for an error; one of ours keeps its words, any other keeps its secrets."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, DatabaseAwayError):
+        return UnavailableError("the database is away; it is looked for again with every request", retry_after_s=2)
+    if isinstance(error, PoolBusyError):
+        return BusyError(str(error))
+    if isinstance(error, UsageError):
+        return InvalidError(str(error))
+    if isinstance(error, RushesError):
+        return ConflictError(str(error))
+    if isinstance(error, RequestValidationError):
+        return _invalid(error.errors())
+    if isinstance(error, HTTPException):
+        return _plain(error)
+    logger.error("a fault of the service", exc_info=error)
+    return ApiError("the service failed on this request; its log says why", code="internal")
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """FastAPI's exception handler for all of them."""
+    answer = told(error)
+    request.scope["state"]["cause"] = answer.code
+    return envelope(answer)
+
+
+def _invalid(errors: Sequence[Any]) -> ApiError:
+    first = errors[0]
+    place = [part for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    if first["type"] == "json_invalid":
+        return BadRequestError(f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidError(f"{name or 'the request'}: {first['msg']}{more}", param=name or None)
+
+
+def _plain(error: HTTPException) -> ApiError:
+    if error.status_code == 404:
+        return NotFoundError("there is nothing at this address")
+    answer = ApiError(str(error.detail), code="http_error")
+    answer.status, answer.kind = error.status_code, "invalid_request_error"
+    return answer

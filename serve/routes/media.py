@@ -1,0 +1,7 @@
+"""Routes of media."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
