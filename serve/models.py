@@ -42,13 +42,16 @@ class Timing:
     model_s: float = 0.0
 
 
+NO_TIME = Timing()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
     """Unit vectors, float32 of shape (items, dimension), and the tokens each item took (0 for pictures)."""
 
     vectors: NDArray[np.float32]
     tokens: list[int]
-    timing: Timing = Timing()
+    timing: Timing = NO_TIME
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +60,7 @@ class Scored:
 
     scores: NDArray[np.float32]
     tokens: list[int]
-    timing: Timing = Timing()
+    timing: Timing = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Heard:
     turns: list[dict[str, Any]] = field(default_factory=list)
     voices: list[HeardVoice] = field(default_factory=list)
     whole: NDArray[np.float32] | None = None
-    timing: Timing = Timing()
+    timing: Timing = NO_TIME
 
 
 class Models(Protocol):
