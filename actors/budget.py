@@ -45,7 +45,7 @@ class Budget:
                     raise
                 self._halve(items, weight, error)
             # only here: until the handler ends, its traceback keeps the tensors of the failed call
-            _free_cache()
+            free_cache()
 
     def _halve(self, items: int, weight: int, error: Exception) -> None:
         if items <= 1:
@@ -59,7 +59,7 @@ class Budget:
         logger.warning("stage=%s out of memory: a call holds %d instead of %d from now on", self.stage, self.size, old)
 
 
-def _free_cache() -> None:
+def free_cache() -> None:
     """What torch keeps for itself is lost to the other libraries on the device."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

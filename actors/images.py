@@ -97,15 +97,19 @@ class Images:
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """The unit vector of words to search with, shape (dimension,); what is over the model's limit is cut."""
+        return self.embed_words([text])[0]
+
+    def embed_words(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `embed_query` for several texts in one call, shape (texts, dimension)."""
         import torch
 
         self.load()
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._source, self.choice)
-        tokens = self._tokenizer([text]).to(torch_device(self.choice))
+        tokens = self._tokenizer(list(texts)).to(torch_device(self.choice))
         self.calls += 1
         with torch.inference_mode():
-            return _unit(self._model.encode_text(tokens).float().cpu().numpy())[0]
+            return _unit(self._model.encode_text(tokens).float().cpu().numpy())
 
     @property
     def halvings(self) -> int:

@@ -107,13 +107,15 @@ def identities(chain: Iterable[Stage]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def space_identities(settings: Settings) -> dict[str, tuple[ModelChoice, dict[str, Any]]]:
+def space_identities(
+    settings: Settings, kinds: Iterable[str] = tuple(SPACE_OF_LANE.values())
+) -> dict[str, tuple[ModelChoice, dict[str, Any]]]:
     """Kind of space -> the model choice and what else decides its vectors, under these settings."""
     chain = {stage.name: stage for stage in whole_chain(settings)}
     return {
         kind: (settings.model_choice(kind), {"version": _space_version(chain[lane]), **chain[lane].identity()})
         for lane, kind in SPACE_OF_LANE.items()
-        if lane in chain
+        if lane in chain and kind in kinds
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.budget import Budget
 from actors.texts import torch_device, torch_dtype
+from actors.tokens import Tokens, padded, tokenized
 from cluster.errors import RushesError, first_line
 from cluster.profiles import ModelChoice, check_choice
 from cluster.weights import locate
@@ -55,6 +56,27 @@ class Reranker:
         pairs = [(question, passage) for passage in passages]
         return self._budget.run(partial(self._predict, pairs), len(pairs))
 
+    def tokens(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
+        """What the model reads of each question and passage, cut at its limit. Not to be called by two threads."""
+        return tokenized(self._loaded().tokenizer, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def begin_tokens(self, tokens: Sequence[Tokens]) -> Callable[[], NDArray[np.float32]]:
+        """Start one call of the model; what is returned waits for the scores, float32 of shape (tokens,).
+
+        A GPU works on by itself meanwhile; on a CPU everything is done when this returns.
+        """
+        import torch
+
+        model = self._loaded()
+        activation: Any = model.activation_fn
+        with torch.inference_mode():
+            scores = activation(model(padded(tokens, model.tokenizer, model.device))["scores"].float())
+        return lambda: scores.cpu().numpy().reshape(len(tokens))
+
+    def score_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """One score per pair in one call of the model; the same as those of `score`."""
+        return self.begin_tokens(tokens)()
+
     @property
     def halvings(self) -> int:
         """How often a batch did not fit the device."""
@@ -64,10 +86,15 @@ class Reranker:
         """Let go of the model."""
         self._model = None
 
-    def _predict(self, pairs: list[tuple[str, str]], batch_size: int) -> NDArray[np.float32]:
+    def _loaded(self) -> CrossEncoder:
         self.load()
         assert self._model is not None
-        scores: Any = self._model.predict(pairs, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+        return self._model
+
+    def _predict(self, pairs: list[tuple[str, str]], batch_size: int) -> NDArray[np.float32]:
+        scores: Any = self._loaded().predict(
+            pairs, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
         return np.asarray(scores, np.float32).reshape(len(pairs))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.budget import Budget
+from actors.tokens import Tokens, Wrapping, padded, tokenized, wrapping
 from cluster.chunking import CHUNK_PAUSE_MS, MAX_CHUNK_MS, Chunk, chunk
 from cluster.conversation import Segment
 from cluster.errors import RushesError, StageError
@@ -21,6 +22,8 @@ from cluster.weights import identity, locate
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+Purpose = Literal["query", "document"]
 
 
 class Texts:
@@ -44,6 +47,7 @@ class Texts:
         self._budget = Budget(self.name, choice.batch_size, "text")
         self._threads = threads
         self._model: SentenceTransformer | None = None
+        self._wrapping: dict[str, Wrapping] = {}
 
     def identity(self) -> dict[str, Any]:
         """Model, prefixes and chunk limits; loads nothing."""
@@ -71,6 +75,7 @@ class Texts:
         model = _sentence_transformer(folder, self.choice)
         _check_model(model, self.choice)
         model.max_seq_length = self.choice.max_tokens
+        self._wrapping = {purpose: wrapping(model.tokenizer, prefix) for purpose, prefix in self._prefixes().items()}
         self._model = model
 
     def process(self, table: pa.Table) -> pa.Table:
@@ -87,6 +92,51 @@ class Texts:
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """The unit vector of a text to search with, shape (dimension,)."""
         return self._embed([self.choice.query_prefix + text])[0]
+
+    def tokens(self, texts: Sequence[str], purpose: Purpose) -> list[Tokens]:
+        """What the model reads of each text: prefix and special tokens included, cut at its limit.
+
+        Not to be called by two threads at once.
+        """
+        prefix = self._prefixes()[purpose]
+        return tokenized(self._loaded().tokenizer, [prefix + text for text in texts])
+
+    def given_tokens(self, ids: Sequence[int], purpose: Purpose) -> Tokens:
+        """Token ids of the model's own vocabulary as the model reads them: after those of the prefix, and between the
+        special tokens that every text gets.
+
+        Without a prefix the ids of a text give the text's vector; behind one a tokenizer may join letters across the
+        seam. Raises `ValueError` for what is no such list, or longer than the model reads.
+        """
+        model = self._loaded()
+        transformer: Any = model[0].model
+        known = min(len(model.tokenizer), transformer.get_input_embeddings().num_embeddings)
+        if not ids:
+            raise ValueError("it is empty")
+        if not all(type(number) is int and 0 <= number < known for number in ids):
+            raise ValueError(f"a token id of this model is a whole number from 0 to {known - 1}")
+        tokens = self._wrapping[purpose].around(ids)
+        if len(tokens.ids) > self.choice.max_tokens:
+            most = self.choice.max_tokens - (len(tokens.ids) - len(ids))
+            raise ValueError(f"{len(ids)} token ids are more than the {most} that the model reads")
+        return tokens
+
+    def begin_tokens(self, tokens: Sequence[Tokens]) -> Callable[[], NDArray[np.float32]]:
+        """Start one call of the model; what is returned waits for its unit vectors, shape (tokens, dimension).
+
+        A GPU works on by itself meanwhile; on a CPU everything is done when this returns.
+        """
+        import torch
+
+        model = self._loaded()
+        self.calls += 1
+        with torch.inference_mode():
+            vectors = model(padded(tokens, model.tokenizer, model.device))["sentence_embedding"].float()
+        return lambda: _unit(vectors.cpu().numpy())
+
+    def embed_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Unit vectors, shape (tokens, dimension), in one call of the model; the same as those of the texts."""
+        return self.begin_tokens(tokens)()
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a document as the model reads it: with its prefix and special tokens."""
@@ -108,6 +158,9 @@ class Texts:
         assert self._model is not None
         return self._model
 
+    def _prefixes(self) -> dict[str, str]:
+        return {"query": self.choice.query_prefix, "document": self.choice.document_prefix}
+
     def _chunks(self, rows: list[dict[str, Any]] | None) -> list[Chunk]:
         if rows is None:
             raise StageError("the row has no segments: its speech lane has not run")
@@ -118,9 +171,7 @@ class Texts:
         if not texts:
             return np.empty((0, self.choice.dimension or 0), np.float32)
         vectors = self._budget.run(partial(self._encode, texts), len(texts))
-        # here and not in the model: half precision would leave the lengths off by 1e-3
-        exact = np.asarray(vectors, np.float32)
-        return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+        return _unit(np.asarray(vectors, np.float32))
 
     def _encode(self, texts: list[str], batch_size: int) -> Any:
         self.calls += 1
@@ -132,6 +183,11 @@ class Texts:
             show_progress_bar=False,
             convert_to_numpy=True,
         )
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    # here and not in the model: half precision would leave the lengths off by 1e-3
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def torch_device(choice: ModelChoice) -> str:

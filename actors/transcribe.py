@@ -121,6 +121,11 @@ class Transcribe:
         """How often a batch did not fit the device."""
         return self._budget.halvings
 
+    @property
+    def languages(self) -> Sequence[str]:
+        """The codes of the languages that the loaded model knows."""
+        return self._model.supported_languages
+
     def close(self) -> None:
         """Let go of the model."""
         self._model = self._pipeline = None

@@ -24,12 +24,12 @@ from cluster.db.patience import Session
 from cluster.db.spaces import Space, ensure_index, ensure_space
 from cluster.db.visual import decide_waiting
 from cluster.media.inputs import list_inputs
-from cluster.settings import Settings
+from cluster.settings import Settings, settings_to_dict
 from cluster.stage import load_stages, run_stage
 from cluster.types import rows_table, with_column
 from jobs.register import register
 from jobs.runners import blocks_of
-from jobs.spec import JobSpec, build_chain, settings_to_dict
+from jobs.spec import JobSpec, build_chain
 
 LANES = ("frames", "images")
 PREPARED_FRAMES = 100_000

@@ -1,4 +1,4 @@
-"""The environment of our own child processes."""
+"""The environment of our own child processes, and of every process that holds models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+# No library tells anybody what it does; threads are set by us.
+MODEL_ENV = {
+    "PYANNOTE_METRICS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def child_environment(**more: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 A pure function of the work, the nodes and the rates. Measured on CPUs: one fully fused replica per
 core with one thread each beats every finer cut; two pools (speech recognition without torch | the
 rest) save memory; below half an hour of media starting Ray costs more than it gains. On GPUs the
-same two pools share each card.
+same two pools share each card, beside what the service holds of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ DRIVER_CONNECTIONS = 2
 LEAST_STORE_BYTES = 512 * 2**20
 # 16 kHz mono int16
 AUDIO_BYTES_PER_S = 32_000
+# Beside more than this, the rest of a card is no place for every model of a backfill.
+LEAST_FREE_SHARE = 0.25
+# Ray counts GPUs in these.
+SHARE_UNITS = 10_000
 
 
 class PlanError(RushesError):
@@ -61,11 +65,23 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one node offers."""
+    """What one node offers; `gpus_held` of its cards, and `held_gib` on them, are taken by the service or others."""
 
     cpus: int
     memory_gib: float
     gpu_gib: tuple[float, ...] = ()
+    gpus_held: float = 0.0
+    held_gib: float = 0.0
+
+    @property
+    def cards(self) -> int:
+        """Cards with a share that is free; Ray fills a card before it begins the next."""
+        return max(0, len(self.gpu_gib) - int(self.gpus_held + 1e-6))
+
+    @property
+    def free_share(self) -> float:
+        """What is free of the card that others began, 1 where they began none."""
+        return round(1.0 - max(0.0, self.gpus_held - int(self.gpus_held + 1e-6)), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +210,43 @@ def _look_on_cpus(
 
 
 def _on_gpus(work: Work, nodes: Sequence[Node], heard: tuple[str, ...], looked: tuple[str, ...], rates: Rates) -> Plan:
-    cards = sum(len(node.gpu_gib) for node in nodes)
+    cards = sum(node.cards for node in nodes)
+    free = _free_share(nodes, rates)
+    hear_share, speak_share = (_share(rate * free) for rate in (rates.hear_gpu_share, rates.speak_gpu_share))
     # An actor takes its CPUs beside its card: those of other nodes are out of its reach.
-    each = min(node.cpus / len(node.gpu_gib) for node in nodes if node.gpu_gib)
+    each = min(node.cpus / node.cards for node in nodes if node.cards)
     # Decoding pictures keeps a core busy: several actors share what a card has for them.
     lookers = max(1, min(MOST_LOOKERS, int(each) // 3))
-    look_share = int(1000 * rates.look_gpu_share / lookers) / 1000
+    look_share = _share(rates.look_gpu_share * free / lookers)
     look = Group("look", looked, cards * lookers, 0.0, 0, look_share, rates.look_gib)
-    pools = _two_pools(heard, cards, cards, rates, rates.hear_gpu_share, rates.speak_gpu_share) if heard else ()
-    why = f"{cards} GPU(s), each shared {rates.hear_gpu_share} + {rates.speak_gpu_share} by recognition and torch"
+    pools = _two_pools(heard, cards, cards, rates, hear_share, speak_share) if heard else ()
+    why = f"{cards} GPU(s), each shared {hear_share} + {speak_share} by recognition and torch"
     if looked:
         why = f"{why} + {lookers} x {look_share} by pictures" if heard else f"{cards} GPU(s) for pictures"
+    if free < 1:
+        why += f", beside {1 - free:g} that the service or others hold"
     speeds = [(rates.gpu_x_realtime * cards, "transcribe")] if heard else []
     speeds += [(rates.look_x_realtime * look.actors, LOOK[0])] if looked else []
     return _on_ray((*pools, look) if looked else pools, int(cards * each), why, *min(speeds))
+
+
+def _free_share(nodes: Sequence[Node], rates: Rates) -> float:
+    """The share that every card has free; `PlanError` with the sum when it is too small for a backfill."""
+    cards = sum(node.cards for node in nodes)
+    free = min((node.free_share for node in nodes if node.cards), default=0.0)
+    if cards and free >= LEAST_FREE_SHARE:
+        return free
+    shares = (rates.hear_gpu_share, rates.speak_gpu_share, rates.look_gpu_share)
+    held, gpus = sum(node.gpus_held for node in nodes), sum(len(node.gpu_gib) for node in nodes)
+    raise PlanError(
+        f"{' + '.join(f'{share:g}' for share in shares)} = {sum(shares):.2f} of backfill beside the {held:g} of {gpus} "
+        f"GPU(s) that the service or others hold: {free:g} of a card is free, and a backfill is not squeezed into less "
+        f"than {LEAST_FREE_SHARE:g}: stop what holds the rest, or lower RUSHES_SERVE_GPU_SHARE"
+    )
+
+
+def _share(share: float) -> float:
+    return max(1, int(share * SHARE_UNITS + 1e-6)) / SHARE_UNITS
 
 
 def _two_pools(
@@ -239,9 +278,13 @@ def check(plan: Plan, nodes: Sequence[Node], max_connections: int) -> Plan:
     """The plan itself, or `PlanError` with the sum that does not fit."""
     gpus = sum(len(node.gpu_gib) for node in nodes)
     shares = sum(group.gpus_each * group.actors for group in plan.groups)
-    if shares > gpus:
-        parts = " + ".join(f"{g.actors} x {g.gpus_each}" for g in plan.groups)
-        raise PlanError(f"GPU shares {parts} = {shares:.2f} exceed {gpus} GPU(s): lower the shares or the actors")
+    held = sum(node.gpus_held for node in nodes)
+    if shares + held > gpus + 1e-6 and shares:
+        parts = " + ".join(f"{g.actors} x {g.gpus_each}" for g in plan.groups) + (f" + {held:g} held" if held else "")
+        raise PlanError(
+            f"GPU shares {parts} = {shares + held:.2f} exceed {gpus} GPU(s): lower the shares or the actors"
+        )
+    _check_cards(plan, nodes)
     largest = max((node.memory_gib for node in nodes), default=0.0)
     for group in plan.groups:
         if group.gib_each > largest:
@@ -252,6 +295,20 @@ def check(plan: Plan, nodes: Sequence[Node], max_connections: int) -> Plan:
             f"{max_connections}: raise it, or use fewer CPUs (RUSHES_CPUS)"
         )
     return plan
+
+
+def _check_cards(plan: Plan, nodes: Sequence[Node]) -> None:
+    """What the actors of one card take at their peak, beside what is held; a card of unknown size takes anything."""
+    cards = sum(node.cards for node in nodes)
+    on_card = [(group, group.actors / cards) for group in plan.groups if group.gpus_each and cards]
+    for node in nodes:
+        needed = sum(group.gib_each * count for group, count in on_card) + node.held_gib
+        smallest = min((gib for gib in node.gpu_gib if gib), default=0.0)
+        if on_card and smallest and needed > smallest:
+            parts = " + ".join(f"{count:g} x {group.gib_each:g} {group.name}" for group, count in on_card)
+            held = f" + {node.held_gib:g} held" if node.held_gib else ""
+            way = "serve fewer models" if held else "use a smaller profile, or set RUSHES_<ROLE>_DEVICE=cpu"
+            raise PlanError(f"{parts}{held} = {needed:.1f} GiB exceed a card of {smallest:g} GiB: {way}")
 
 
 def object_store_bytes(plan: Plan, longest_s: float) -> int:

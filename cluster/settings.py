@@ -218,6 +218,11 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     return settings
 
 
+def settings_to_dict(settings: Settings) -> dict[str, Any]:
+    """Settings without secrets: the database address travels by itself."""
+    return settings.model_dump(mode="json", exclude={"database_url"})
+
+
 def usual_config_path() -> Path:
     """Where the settings file of this user lies when none is named."""
     return Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "rushes" / "rushes.toml"

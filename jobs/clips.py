@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.lanes import cache_dir
 from cluster.db.transcripts import Named, readable_sources
-from cluster.errors import RushesError
-from cluster.media.inputs import is_missing
-from cluster.media.store import is_remote
+from cluster.media.inputs import first_present
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,15 +37,6 @@ class Sound:
             file.writeframes(part.astype("<i2").tobytes())
 
 
-def present_source(conn: Any, asset_id: int) -> dict[str, Any]:
-    """A source of the asset that is there, as `readable_sources` tells it; `RushesError` without any."""
-    rows = readable_sources(conn, asset_id)
-    there = [row for row in rows if is_remote(row["uri"]) or not is_missing(row["uri"])]
-    if not there:
-        raise RushesError(f"no source of it is there now: {rows[0]['uri'] if rows else 'all are gone'}")
-    return there[0]
-
-
 class Clips:
     """Decodes assets one after the other in a child process of its own."""
 
@@ -62,7 +51,7 @@ class Clips:
         """The sound of the asset; `RushesError` when no source is there, and what `Decode.process` raises."""
         import pyarrow as pa
 
-        table = pa.Table.from_pylist([present_source(conn, named.asset_id)])
+        table = pa.Table.from_pylist([first_present(readable_sources(conn, named.asset_id))])
         sound = self._stage.process(table).column("audio").chunk(0)
         return Sound(sound.values.to_numpy()[sound.offsets[0].as_py() : sound.offsets[1].as_py()])
 

@@ -82,11 +82,10 @@ def main() -> None:
 def _show(conn: Any) -> None:
     from cluster.db import report
     from cluster.db.speakers.who import with_voices
-    from cluster.db.transcripts import Named
+    from cluster.db.transcripts import Named, transcript_of
     from jobs.cli.search import find, hit_lines
     from jobs.cli.show import transcript_lines
     from jobs.cli.status import print_assets
-    from jobs.export import transcript_of
 
     typer.echo("\nassets and their segments per local speaker:")
     print_assets(with_voices(conn, report.assets_table(conn)))
@@ -95,7 +94,7 @@ def _show(conn: Any) -> None:
     for line in transcript_lines(transcript_of(conn, Named(found["asset_id"], found["sha256"], "")))[:6]:
         typer.echo(f"  {line}")
     typer.echo(f"\nsearch {QUESTION!r}:")
-    for line in hit_lines(find(conn, QUESTION, None, 1)):
+    for line in hit_lines(find(conn, QUESTION, None, 1).hits):
         typer.echo(f"  {line}")
     typer.echo("\nfailed:")
     for failure in report.open_failures(conn, report.FailureFilter()):

@@ -13,12 +13,14 @@ from cluster.db.spaces import Space
 from cluster.errors import RushesError
 from cluster.lanes import LANES
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
+from cluster.reservation import SERVE_GIB
+from cluster.settings import settings_to_dict
 from jobs.forecast import Forecast, forecast_for, informed
 from jobs.job import Job
-from jobs.ray_context import prints_to, ray_session
+from jobs.ray_context import in_room, prints_to, ray_session
 from jobs.run_files import run_log
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
-from jobs.spec import JobSpec, chain_names, settings_to_dict
+from jobs.spec import JobSpec, chain_names
 from jobs.worker import Worker
 
 # A row that comes back without an outcome, for whatever reason, is sent so many times.
@@ -140,7 +142,7 @@ class Execution:
             ) as nodes,
         ):
             if job.options.address is not None:
-                plan = plan_for(job, work, nodes, self.lanes)
+                plan = in_room(lambda found: plan_for(job, work, beside_service(job, found), self.lanes), nodes)
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
 
     def _worker_for(self, plan: Plan) -> Worker:
@@ -196,6 +198,12 @@ def foresee(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -
     plan = make_plan(work, nodes, stages, runner=runner, max_connections=limit)
     forecast = forecast_for(job, plan, lanes)
     return informed(plan, forecast), forecast
+
+
+def beside_service(job: Job, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, with the memory that the service's models take on cards of which a part is held."""
+    gib = sum(SERVE_GIB[role] for role in job.settings.serve.models)
+    return [replace(node, held_gib=gib if node.gpus_held else 0.0) for node in nodes]
 
 
 def since_first_claim(job: Job) -> float | None:

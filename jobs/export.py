@@ -248,23 +248,6 @@ class _Export:
         self.result.failures.append({"what": str(what), "reason": why})
 
 
-def transcript_of(conn: Any, named: Named) -> Transcript:
-    """The transcript of one asset that a person named; `RushesError` when there is none yet."""
-    with snapshot(conn):
-        transcript = read_transcript(conn, named)
-    if transcript is None:
-        raise RushesError(missing_reason(conn, named))
-    return transcript
-
-
-def missing_reason(conn: Any, named: Named) -> str:
-    """Why the asset has no transcript, in a line."""
-    from cluster.db.report import assets_table
-
-    row = assets_table(conn, [named.asset_id])[0]
-    return f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}"
-
-
 def _speaker_labels(transcript: Transcript) -> dict[str, str]:
     """Name -> what a file name can hold of it; alike ones are numbered."""
     labels = {name: re.sub(r"[^\w.-]+", "_", name)[:SPEAKER_CHARS] for name in transcript.by_speaker()}

@@ -24,7 +24,7 @@ from cluster.lanes import MEDIA_LANES, SPACE_OF_LANE
 from cluster.media.inputs import Folder, Listing, Refused, SourceFile, is_missing, list_inputs
 from cluster.media.store import is_remote
 from cluster.plan import explain
-from cluster.settings import Settings
+from cluster.settings import Settings, settings_to_dict
 from jobs.alike import find_alike, is_waiting
 from jobs.execution import Execution, foresee, lanes_of, work_of
 from jobs.forecast import in_words, lane_counts
@@ -33,7 +33,6 @@ from jobs.register import Registered, changed, record_failures, register
 from jobs.runners import this_node
 from jobs.sources import Sources, gone_below
 from jobs.speakers.recognise import recognise, waiting_assets
-from jobs.spec import settings_to_dict
 from jobs.summary import Summary, size, summary_dict
 
 Refusals = Sequence[Refused]

@@ -8,15 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from actors.excerpts import take_picture
 from actors.lanes import cache_dir
-from actors.registered import read_registered
-from cluster.db.pictures import read_frames
+from cluster.db.pictures import last_frame
+from cluster.db.transcripts import readable_sources
 from cluster.deadline import deadline_s
 from cluster.errors import RushesError, UsageError, os_reason
 from cluster.media.child import MediaChild
+from cluster.media.inputs import first_present
 from cluster.media.instant import FORMATS, Instant
 from cluster.settings import Settings
-from jobs.clips import present_source
 
 
 def check_target(target: Path) -> None:
@@ -35,20 +36,11 @@ def picture_at(conn: Any, settings: Settings, asset: Mapping[str, Any], t_ms: in
     Raises `UsageError` for a time after the end, `RushesError` when no source is there, and what the media
     reader raises.
     """
-    row = {**present_source(conn, asset["asset_id"]), "sha256": asset["sha256"]}
-    before = [frame for frame in read_frames(conn, asset["asset_id"]) if frame["t_ms"] <= t_ms]
-    kind, form = asset["media_kind"], FORMATS[target.suffix.lower()]
+    source = first_present(readable_sources(conn, asset["asset_id"]))
+    anchor, form = last_frame(conn, asset["asset_id"], t_ms), FORMATS[target.suffix.lower()]
     limit_s = deadline_s(settings.pictures_base_s, settings.pictures_s_per_hour, [asset["duration_ms"]])
     with closing(MediaChild(settings.decode_memory_bytes)) as child:
-        found = read_registered(
-            row,
-            cache_dir(settings),
-            lambda path: child.instant(path, kind, t_ms, form, before[-1] if before else None, limit_s),
-        )
-    if found.data is None:
-        end_s = (found.until_ms or 0) / 1000
-        raise UsageError(f"{t_ms / 1000:g} s is after the last picture, which is shown until {end_s:g} s")
-    return found
+        return take_picture(child, source, asset["media_kind"], t_ms, form, anchor, limit_s, cache_dir(settings))
 
 
 def write_whole(target: Path, data: bytes) -> None:

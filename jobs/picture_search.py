@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.db.knn import Answer, Scope
 from cluster.db.picture_search import PictureHit, has_frames, search_by_hash, search_by_vector
 from cluster.db.search import search_active
 from cluster.db.spaces import Space
 from cluster.errors import RushesError, StageError, UsageError, os_reason
 from cluster.media.child import MediaChild
 from cluster.media.pictures import PictureSpec
+from cluster.media.query import NotAPictureError, query_pixels, query_row
 from cluster.settings import Settings
 
-READ_DEADLINE_S = 60.0
 
-Assets = Sequence[int] | None
-
-
-def find_by_words(conn: Any, settings: Settings, text: str, asset_ids: Assets, limit: int) -> list[PictureHit]:
+def find_by_words(conn: Any, settings: Settings, text: str, scope: Scope, limit: int) -> Answer[PictureHit]:
     """The best `limit` moments that show what the words say; `RushesError` with the way out without image vectors."""
 
     def embed(space: Space) -> NDArray[np.float32]:
         with closing(_stage(space)) as stage:
             return stage.embed_query(text)
 
-    hits = _by_vector(conn, embed, asset_ids, limit)
+    hits = _by_vector(conn, embed, scope, limit)
     if hits is None:
         raise RushesError(_no_vectors(settings))
     return hits
 
 
-def find_by_image(conn: Any, settings: Settings, path: Path, asset_ids: Assets, limit: int) -> list[PictureHit]:
+def find_by_image(conn: Any, settings: Settings, path: Path, scope: Scope, limit: int) -> Answer[PictureHit]:
     """The best `limit` moments like the picture in this file: by its image vector, without a space by its hash.
 
     Raises `UsageError` for what is no picture that can be read.
@@ -45,30 +43,29 @@ def find_by_image(conn: Any, settings: Settings, path: Path, asset_ids: Assets, 
     if not has_frames(conn):
         raise RushesError("no picture is searchable yet: run `rushes ingest PATH` first")
     with closing(MediaChild(settings.decode_memory_bytes)) as child:
-        _require_image(child, path)
 
         def embed(space: Space) -> NDArray[np.float32]:
             return _embedded(child, path, space)
 
-        hits = _by_vector(conn, embed, asset_ids, limit)
+        hits = _by_vector(conn, embed, scope, limit)
         if hits is not None:
             return hits
-        (frame,) = _read(child, path, PictureSpec()).column("frames")[0].as_py()
+        (frame,) = _told(path, lambda: query_row(child, path, PictureSpec())).column("frames")[0].as_py()
     if not frame["is_informative"]:
         raise UsageError(
             f"{path} is flat or black, so its hash is that of any such picture: give another, or set up image "
             "vectors (RUSHES_IMAGE_WEIGHTS)"
         )
-    return search_by_hash(conn, frame["phash"], asset_ids=asset_ids, limit=limit)
+    return search_by_hash(conn, frame["phash"], scope=scope, limit=limit)
 
 
 def _by_vector(
-    conn: Any, embed: Callable[[Space], NDArray[np.float32]], asset_ids: Assets, limit: int
-) -> list[PictureHit] | None:
+    conn: Any, embed: Callable[[Space], NDArray[np.float32]], scope: Scope, limit: int
+) -> Answer[PictureHit] | None:
     """Hits of the image space that search uses; None without one."""
 
-    def search(space: Space) -> list[PictureHit]:
-        return search_by_vector(conn, space, embed(space), asset_ids=asset_ids, limit=limit)
+    def search(space: Space) -> Answer[PictureHit]:
+        return search_by_vector(conn, space, embed(space), scope=scope, limit=limit)
 
     return search_active(conn, "image", search)
 
@@ -84,23 +81,9 @@ def _stage(space: Space) -> Any:
 def _embedded(child: MediaChild, path: Path, space: Space) -> NDArray[np.float32]:
     from cluster.image_model import pixel_spec
 
-    size = space.choice.image_size
-    (pixels,) = _read(child, path, PictureSpec(pixels=pixel_spec(space.choice))).column("pixels")[0].as_py()
-    rgb = np.frombuffer(pixels["rgb"], np.uint8).reshape(1, size, size, 3)
+    rgb = _told(path, lambda: query_pixels(child, path, pixel_spec(space.choice)))
     with closing(_stage(space)) as stage:
-        return stage.embed_pictures(rgb)[0]
-
-
-def _require_image(child: MediaChild, path: Path) -> None:
-    kind = _told(path, lambda: child.probe(path, READ_DEADLINE_S).kind)
-    if kind != "image":
-        way = "give a picture of it (`rushes frames save`)" if kind == "video" else "give a picture"
-        raise UsageError(f"{path} holds {kind}, and --image takes a picture: {way}")
-
-
-def _read(child: MediaChild, path: Path, spec: PictureSpec) -> Any:
-    """One row of what the picture is made of."""
-    return _told(path, lambda: child.pictures(path, "image", spec, READ_DEADLINE_S).table)
+        return stage.embed_pictures(rgb[None])[0]
 
 
 def _told(path: Path, read: Callable[[], Any]) -> Any:
@@ -108,6 +91,9 @@ def _told(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except OSError as error:
         raise UsageError(f"{path} cannot be opened: {os_reason(error)}") from error
+    except NotAPictureError as error:
+        way = "give a picture of it (`rushes frames save`)" if error.kind == "video" else "give a picture"
+        raise UsageError(f"{path} holds {error.kind}, and --image takes a picture: {way}") from error
     except StageError as error:
         raise UsageError(f"{path} cannot be read as a picture: {error}") from error
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from cluster.environment import MODEL_ENV
 from cluster.errors import RushesError
-from cluster.plan import Node
+from cluster.plan import Node, Plan, PlanError
+from cluster.reach import knock, no_cluster
 from jobs.guard import LOAD_DEADLINE_S
 
 # A pool that releases idle actors reloads its models for the next block (5 loads for 3 slots).
@@ -24,12 +26,8 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-WORKER_ENV = {
-    "PYANNOTE_METRICS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-KNOCK_S = 10.0
+ROOM_WAIT_S = 5.0
+POLL_S = 0.5
 
 
 @contextmanager
@@ -46,7 +44,7 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": WORKER_ENV},
+        "runtime_env": {"env_vars": MODEL_ENV},
     }
     # Socket paths are limited to 107 bytes: the folder must be short.
     with tempfile.TemporaryDirectory(prefix="rushes-", ignore_cleanup_errors=True) as folder:
@@ -87,22 +85,7 @@ def _join(address: str, common: dict[str, Any]) -> None:
     try:
         ray.init(address, **common)
     except ConnectionError as error:
-        raise RushesError(_no_cluster(address)) from error
-
-
-def knock(address: str) -> None:
-    """Ask whether anything listens at `HOST:PORT`; Ray itself would wait for minutes. Raises `RushesError`."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), KNOCK_S).close()
-    except OSError as error:
-        raise RushesError(_no_cluster(address)) from error
-
-
-def _no_cluster(address: str) -> str:
-    return f"no Ray cluster at {address}: start one, or leave --address out"
+        raise RushesError(no_cluster(address)) from error
 
 
 def set_data_context(longest_row_s: float) -> None:
@@ -144,13 +127,37 @@ def no_progress_timeout_s(longest_row_s: float) -> float:
     return max(1800.0, 2 * longest_row_s)
 
 
+def in_room(plan: Callable[[list[Node]], Plan], nodes: list[Node], wait_s: float = ROOM_WAIT_S) -> Plan:
+    """The plan for these nodes; where it does not fit, for what they have free a little later.
+
+    Actors take seconds to go. Raises the plan's own `PlanError` when nothing is freed.
+    """
+    import ray
+
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return plan(nodes)
+        except PlanError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_S)
+        nodes = cluster_nodes(ray)
+
+
 def cluster_nodes(ray: Any) -> list[Node]:
-    """The live nodes as the plan sees them; GPU memory is unknown to Ray and left to the actors."""
+    """The live nodes as the plan sees them, with what others hold of their cards.
+
+    GPU memory is unknown to Ray and left to the actors.
+    """
+    # Ray has no public name for what is free on each node.
+    free = ray._private.state.available_resources_per_node()
     nodes = []
     for node in ray.nodes():
         if not node["Alive"]:
             continue
         have = node["Resources"]
         gpus = (0.0,) * int(have.get("GPU", 0))
-        nodes.append(Node(int(have.get("CPU", 0)), have.get("memory", 0) / 2**30, gpus))
+        held = have.get("GPU", 0.0) - free.get(node["NodeID"], have).get("GPU", 0.0)
+        nodes.append(Node(int(have.get("CPU", 0)), have.get("memory", 0) / 2**30, gpus, round(held, 4)))
     return nodes

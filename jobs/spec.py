@@ -42,11 +42,6 @@ class JobSpec:
         return cls(**values)
 
 
-def settings_to_dict(settings: Settings) -> dict[str, Any]:
-    """Settings without secrets: the database address travels by itself."""
-    return settings.model_dump(mode="json", exclude={"database_url"})
-
-
 def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
     """Claim, the stages of the wanted lanes, commit, and the guard around them; nothing is loaded.
 

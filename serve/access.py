@@ -19,6 +19,7 @@ from serve.errors import ForbiddenError, NoKeyError, UnavailableError
 # A revoked key opens nothing after so long.
 REFRESH_S = 5.0
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+_NO_KEY = "give an API key: `Authorization: Bearer KEY` (`rushes keys create`)"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -74,13 +75,12 @@ class Access:
             return None
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         presented = _presented(headers)
-        if presented is not None:
-            key = await self.keys.find(presented)
-            if key is None:
-                raise NoKeyError("this API key is unknown or revoked")
+        key = await self.keys.find(presented) if presented is not None else None
+        if key is not None:
             return key
         if not self.open_reads:
-            raise NoKeyError("give an API key: `Authorization: Bearer KEY` (`rushes keys create`)")
+            raise NoKeyError(_NO_KEY if presented is None else "this API key is unknown or revoked")
+        # A client that must send some key, as OpenAI's does, reads here with any.
         if _host_name(headers.get(b"host", "")) not in LOCAL_NAMES:
             raise ForbiddenError("without a key this service answers to the names of this machine only")
         return None

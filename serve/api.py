@@ -13,10 +13,24 @@ from cluster.errors import RushesError
 from serve import faults
 from serve.edge import Edge
 from serve.errors import ApiError
-from serve.routes import audio, clusters, docs, dupes, embeddings, health, knn, media, runs, search, speakers
+from serve.routes import (
+    audio,
+    clusters,
+    docs,
+    dupes,
+    embeddings,
+    health,
+    knn,
+    media,
+    models,
+    rerank,
+    runs,
+    search,
+    speakers,
+)
 from serve.service import Service
 
-ROUTERS = (health, docs, embeddings, audio, search, knn, media, speakers, clusters, dupes, runs)
+ROUTERS = (health, docs, models, embeddings, rerank, audio, search, knn, media, speakers, clusters, dupes, runs)
 ABOUT = "Embeddings, transcription, search and labelling over the corpus of a video archive."
 
 

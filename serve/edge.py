@@ -12,7 +12,6 @@ import re
 import time
 import uuid
 from collections.abc import MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,8 @@ from serve.service import Service
 
 # A client that sends nothing for so long has gone, or holds a place on purpose.
 IDLE_S = 20.0
+# Work that does not end when it is told to is left behind.
+END_S = 5.0
 _ID = re.compile(r"[\w.-]{1,128}")
 _UPLOADS = ("/v1/audio/",)
 
@@ -66,6 +67,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(_request_id(scope))
+        self.service.meter.began()
         scope.setdefault("state", {})["exchange"] = exchange
         outgoing = _Outgoing(send, exchange)
         try:
@@ -118,7 +120,7 @@ class Edge:
         seconds = time.perf_counter() - exchange.began_s
         route = getattr(scope.get("route"), "path", None) or "unknown"
         cause = exchange.cause or scope["state"].get("cause")
-        self.service.meter.request(route, scope["method"], exchange.status, seconds, cause)
+        self.service.meter.request(route, scope["method"], exchange.status, seconds, cause, exchange.spent_s)
         logger.debug(
             "request_id=%s method=%s route=%s status=%d cause=%s ms=%.1f",
             exchange.request_id, scope["method"], route, exchange.status, cause, seconds * 1000,
@@ -150,7 +152,9 @@ class _Incoming:
         more = True
         while more:
             try:
-                message = await asyncio.wait_for(self._receive(), IDLE_S)
+                # not wait_for: until Python 3.12 it loses a cancellation that comes at the wrong moment
+                async with asyncio.timeout(IDLE_S):
+                    message = await self._receive()
             except TimeoutError:
                 await self._messages.put(TooSlowError(f"nothing of the body came for {IDLE_S:g} s"))
                 return
@@ -194,9 +198,10 @@ class _Outgoing:
 async def _end(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+    done, _ = await asyncio.wait(tasks, timeout=END_S)
+    for task in done:
+        if not task.cancelled():
+            task.exception()
 
 
 async def _nothing() -> Message:

@@ -43,7 +43,8 @@ def told(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors())
     if isinstance(error, HTTPException):
-        return _plain(error)
+        # what the edge raised while FastAPI read the body
+        return error.__cause__ if isinstance(error.__cause__, ApiError) else _plain(error)
     logger.error("a fault of the service", exc_info=error)
     return ApiError("the service failed on this request; its log says why", code="internal")
 
@@ -57,7 +58,8 @@ async def handle(request: Request, error: Exception) -> Response:
 
 def _invalid(errors: Sequence[Any]) -> ApiError:
     first = errors[0]
-    place = [part for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    # FastAPI says first where in the request the field is; a field may itself be called `query`.
+    place = first["loc"][1:]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     if first["type"] == "json_invalid":
         return BadRequestError(f"the body is no JSON: {first['ctx']['error']}", code="invalid_json")

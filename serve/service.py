@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from cluster.db.pool import Corpus
 from cluster.settings import Settings
 from serve.access import Access, Keys, is_loopback
+from serve.events import Streams
 from serve.media import MediaDesk
 from serve.meter import Meter
 from serve.models import Models
@@ -39,6 +40,7 @@ class Service:
     media: MediaDesk
     meter: Meter
     jobs: Submitter
+    streams: Streams = field(default_factory=Streams)
 
     def close(self) -> None:
         """Let go of connections and child processes."""
@@ -46,10 +48,12 @@ class Service:
         self.corpus.close()
 
 
-def make_service(settings: Settings, corpus: Corpus, models: Models, jobs: Submitter) -> Service:
+def make_service(
+    settings: Settings, corpus: Corpus, models: Models, jobs: Submitter, meter: Meter | None = None
+) -> Service:
     """The parts, put together; nothing is connected to yet."""
     access = Access(Keys(corpus), open_reads=is_loopback(settings.serve.host))
-    return Service(settings, corpus, models, access, MediaDesk(settings), Meter(), jobs)
+    return Service(settings, corpus, models, access, MediaDesk(settings), meter or Meter(), jobs)
 
 
 def _service(request: Request) -> Service:

@@ -76,7 +76,7 @@ def test_the_failed_call_is_forgotten_before_the_cache_is_freed(monkeypatch):
         if size > 1:
             raise RuntimeError(CUDA)
 
-    monkeypatch.setattr("actors.budget._free_cache", lambda: alive.append(len(tensors)))
+    monkeypatch.setattr("actors.budget.free_cache", lambda: alive.append(len(tensors)))
     Budget("texts", 4, "text").run(call)
     assert alive == [0, 0]
 

@@ -76,7 +76,7 @@ def test_profiles_switch_there_and_back_during_searches_and_gc_frees_the_disk(db
         with open_connection(db_url) as conn:
             while not over.is_set():
                 try:
-                    found.append(len(search_command.find(conn, "talk a7", None, 5)))
+                    found.append(len(search_command.find(conn, "talk a7", None, 5).hits))
                 except Exception as error:  # noqa: BLE001 - counted
                     failed.append(error)
 
@@ -245,7 +245,7 @@ def test_a_search_whose_space_is_dropped_under_it_looks_again_and_not_for_ever(d
     answers = iter([gone, active])
     monkeypatch.setattr(db_search, "active_space", lambda *_: next(answers, gone))
     monkeypatch.setattr(search_command, "embed_query", lambda *_: unit_vector(1))
-    assert len(search_command.find(db, "talk", None, 5)) == 2
+    assert len(search_command.find(db, "talk", None, 5).hits) == 2
     with pytest.raises(RushesError, match="search again"):
         search_command.find(db, "talk", None, 5)
 

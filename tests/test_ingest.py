@@ -93,7 +93,7 @@ def test_a_second_text_space_stands_beside_the_first_and_search_uses_the_active_
     assert scalar(corpus, f"SELECT count(*) FROM {old.table_name}".encode()) > 0
     from jobs.cli.search import find
 
-    assert find(corpus, "originally from Chicago", None, 3)
+    assert find(corpus, "originally from Chicago", None, 3).hits
     back = run(corpus_url, lanes=("texts",))
     assert back.state == "nothing"
     assert spaces.active_space(corpus, "text").space_id == old.space_id
@@ -103,7 +103,7 @@ def test_a_second_text_space_stands_beside_the_first_and_search_uses_the_active_
 def test_search_finds_the_sentence_with_its_time(corpus):
     from jobs.cli.search import find
 
-    [hit, *_] = find(corpus, "originally from Chicago", None, 3)
+    [hit, *_] = find(corpus, "originally from Chicago", None, 3).hits
     assert "Chicago" in hit.text
     assert 0 <= hit.start_ms < hit.end_ms <= 30_000
 

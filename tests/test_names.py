@@ -153,7 +153,7 @@ def test_a_hit_says_who_begins_it_only_by_name(db: Any) -> None:
     import numpy as np
 
     def hits() -> list[Any]:
-        return search_chunks(db, space, np.asarray(vector, np.float32), "hello")
+        return search_chunks(db, space, np.asarray(vector, np.float32), "hello").hits
 
     assert [hit.speaker for hit in hits()] == [None]
     [(start_ms, end_ms)] = db.execute("SELECT start_ms, end_ms FROM segments WHERE idx = 0")

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import Group, Node, Plan, PlanError, Work, check, explain, make_plan, object_store_bytes
+from cluster.plan import (
+    Group,
+    Node,
+    Plan,
+    PlanError,
+    Work,
+    check,
+    explain,
+    make_plan,
+    object_store_bytes,
+)
 from cluster.profiles import ROLES
+from cluster.reservation import check_reservation, describe_reservation, serve_shares
 from cluster.settings import load_settings
 from jobs import runners
 
@@ -103,3 +114,50 @@ def test_sound_that_hops_between_pools_has_room_in_the_object_store():
 def test_actors_on_cards_take_only_cpus_beside_them():
     plan = make_plan(LONG, [Node(64, 256), Node(8, 64, (80.0,)), Node(16, 64, (80.0, 80.0))], CHAIN)
     assert [(group.actors, group.cpus_each) for group in plan.groups] == [(3, 3.6), (3, 3.6)]
+
+
+@given(
+    st.lists(st.sampled_from(("text", "image", "reranker", "audio")), min_size=1, unique=True),
+    st.floats(0.0, 1.0),
+    st.integers(1, 8),
+)
+def test_the_services_shares_add_up_to_its_reservation_and_none_is_nothing(roles, gpu_share, replicas):
+    try:
+        shares = serve_shares(roles, gpu_share, replicas)
+    except PlanError:
+        return
+    total = sum(shares.values()) * replicas
+    assert total <= gpu_share + 1e-4
+    assert total > gpu_share - 1e-4 * (replicas + 1)
+    assert all(shares.values()) or not any(shares.values())
+    assert "service:" in describe_reservation(shares, replicas, 1)
+
+
+def test_a_backfill_takes_what_the_service_leaves_of_each_card():
+    alone, beside = (make_plan(LONG, [Node(16, 128, (80.0, 80.0), held)], CHAIN + LOOK) for held in (0.0, 0.25))
+    for before, after in zip(alone.groups, beside.groups, strict=True):
+        assert after.actors == before.actors
+        assert after.gpus_each == pytest.approx(0.75 * before.gpus_each, abs=1e-4)
+    assert sum(g.actors * g.gpus_each for g in beside.groups) <= 2 - 0.25
+    assert "beside 0.25 that the service or others hold" in beside.why
+    full_card_and_a_half = make_plan(LONG, [Node(16, 128, (80.0, 80.0), 1.5)], CHAIN)
+    assert [(g.actors, g.gpus_each) for g in full_card_and_a_half.groups] == [(1, 0.225), (1, 0.225)]
+
+
+@pytest.mark.parametrize("held", [0.8, 1.0])
+def test_a_backfill_that_is_left_too_little_is_refused_with_the_sum(held):
+    with pytest.raises(PlanError, match=rf"0\.45 \+ 0\.45 \+ 0\.1 = 1\.00 of backfill beside the {held:g} of 1 GPU"):
+        make_plan(LONG, [Node(16, 128, (80.0,), held)], CHAIN)
+
+
+def test_what_the_service_holds_of_a_cards_memory_counts():
+    make_plan(LONG, [Node(16, 128, (8.0,), 0.25, 4.5)], CHAIN)
+    with pytest.raises(PlanError, match=r"1 x 0\.7 hear \+ 1 x 1\.8 speak \+ 4\.5 held = 7\.0 GiB exceed a card of 6"):
+        make_plan(LONG, [Node(16, 128, (6.0,), 0.25, 4.5)], CHAIN)
+
+
+def test_a_service_that_finds_no_room_is_refused_with_the_sum():
+    shares = serve_shares(("text", "audio"), 0.25)
+    check_reservation(shares, 1, 1, 0.25)
+    with pytest.raises(PlanError, match=r"2 x \(text 0\.\d+ \+ audio 0\.\d+\) = 0\.5 of a GPU, and 0\.4 of 1 GPU"):
+        check_reservation(shares, 2, 1, 0.4)

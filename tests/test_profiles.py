@@ -10,10 +10,10 @@ import pytest
 from cluster.db import spaces
 from cluster.errors import RushesError, UsageError
 from cluster.profiles import choose, profile_names, shipped
-from cluster.settings import load_settings
+from cluster.settings import load_settings, settings_to_dict
 from cluster.settings_file import edited, set_value
 from jobs.profiles import vector_bytes
-from jobs.spec import JobSpec, settings_to_dict
+from jobs.spec import JobSpec
 from tests.stored import reembed_quietly, settings_of, store
 from tests.test_cli import rushes
 from tests.tiny_text_model import tiny_text_model

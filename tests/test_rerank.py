@@ -118,8 +118,8 @@ def test_a_search_is_ordered_by_the_reranker(db, db_url, weights, tmp_path, monk
     store(db, 6)
     model = tiny_text_model(tmp_path / "tiny", 16)
     reembed_quietly(settings_of(db_url, model, 16))
-    plain = search_command.find(db, "talk a4", None, 6)
-    first = search_command.find_reranked(db, "talk a4", None, 3, choice_of(weights))
+    plain = search_command.find(db, "talk a4", None, 6).hits
+    first = search_command.find_reranked(db, "talk a4", None, 3, choice_of(weights)).hits
     scores = Reranker(choice_of(weights)).score("talk a4", [hit.text for hit in plain])
     best = [plain[number].text for number in np.argsort(-scores, kind="stable")[:3]]
     assert [hit.text for hit in first] == best

@@ -2,17 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx2
 import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from psycopg.conninfo import conninfo_to_dict
 
+from cluster.db.connect import open_connection
+from cluster.db.pool import Corpus
+from cluster.settings import load_settings
+from serve import edge
+from serve.access import Writer, is_loopback, writer
+from serve.api import build_api
+from serve.service import Serving, make_service
 from tests.api_client import Api, api_over
+from tests.fake_models import FakeJobs, FakeModels
+
+# POST, but nothing is written: a body is what they are asked with.
+READS = {
+    "/v1/embeddings", "/v1/rerank", "/rerank", "/v1/search", "/v1/audio/transcriptions", "/v1/audio/diarization",
+    "/v1/audio/embeddings", "/v1/knn/voices", "/v1/knn/frames", "/v1/knn/texts",
+}  # fmt: skip
 
 
 @pytest.fixture
 def api(db_url: str) -> Iterator[Api]:
     with api_over(db_url) as found:
         yield found
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def _trial_routes(events: list[str]) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/trial/slow")
+    async def slow() -> dict[str, str]:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+        return {}
+
+    @router.post("/trial/query")
+    async def query(service: Serving) -> dict[str, str]:
+        await service.corpus.run(lambda conn: conn.execute("SELECT pg_sleep(30)"))
+        return {}
+
+    @router.post("/trial/body")
+    async def body(content: dict[str, Any]) -> dict[str, int]:
+        return {"keys": len(content)}
+
+    @router.post("/trial/write")
+    async def write(key: Writer) -> dict[str, str]:
+        return {"author": key.name}
+
+    @router.post("/trial/fault")
+    async def fault() -> None:
+        raise ValueError("postgresql://user:secret@host/db")
+
+    return router
+
+
+def _app(url: str, events: list[str], **flags: Any) -> FastAPI:
+    service = make_service(load_settings(**flags), Corpus(url, size=2), FakeModels(), FakeJobs())
+    app = build_api(service)
+    app.include_router(_trial_routes(events))
+    return app
+
+
+@asynccontextmanager
+async def _client(app: FastAPI, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", **options) as client:
+        yield client
+    app.state.service.close()
 
 
 def test_health_answers_without_a_key(api: Api) -> None:
@@ -22,9 +95,214 @@ def test_health_answers_without_a_key(api: Api) -> None:
     assert ready.json()["checks"]["database"] == "ok"
 
 
+def test_ready_names_what_does_not_work(api: Api) -> None:
+    api.models.trouble = {"text": "the device is dead"}
+    answer = api.client.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["text"] == "the device is dead"
+
+
+def test_a_database_that_is_away_is_said_and_found_again(api: Api) -> None:
+    name = conninfo_to_dict(api.url)["dbname"]
+    away = f"ALTER DATABASE {name} RENAME TO {name}_away"
+    back = f"ALTER DATABASE {name}_away RENAME TO {name}"
+    with open_connection(api.url.replace(f"/{name}?", "/postgres?")) as conn:
+        for sql, status in ((away, 503), (back, 200)):
+            kick = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            conn.execute(kick, (name,))
+            conn.execute(sql.encode())
+            answer = api.client.get("/health/ready")
+            assert answer.status_code == status, answer.text
+
+
 def test_an_unknown_address_is_told_in_the_envelope(api: Api) -> None:
     answer = api.client.get("/v1/nothing")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
     assert answer.headers["x-request-id"]
     assert answer.headers["server-timing"].startswith("total;dur=")
+
+
+def test_a_request_keeps_the_id_it_came_with_unless_it_is_no_id(api: Api) -> None:
+    kept = api.client.get("/health/live", headers={"x-request-id": "job-7"})
+    assert kept.headers["x-request-id"] == "job-7"
+    made = api.client.get("/health/live", headers={"x-request-id": "a b\tc" * 40})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+def test_without_a_key_only_health_answers_on_another_address(db_url: str) -> None:
+    with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
+        paths = [path for path in api.client.app.openapi()["paths"] if "{" not in path]
+        open_paths = [path for path in paths if api.client.get(path).status_code != 401]
+        assert sorted(open_paths) == ["/health/live", "/health/ready"]
+        assert api.client.get("/openapi.json").status_code == 401
+        assert api.client.get("/openapi.json", headers=api.headers("read")).status_code == 200
+        assert api.client.get("/openapi.json", headers={"authorization": "Bearer rushes-no"}).status_code == 401
+
+
+def test_a_revoked_key_opens_nothing(db_url: str) -> None:
+    with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
+        headers = api.headers("read", "reader")
+        assert api.client.get("/openapi.json", headers=headers).status_code == 200
+        with open_connection(db_url) as conn:
+            conn.execute("UPDATE api_keys SET revoked_at = now()")
+        assert api.client.get("/openapi.json", headers=headers).status_code == 401
+
+
+@pytest.mark.anyio
+async def test_writing_takes_a_key_that_may_write_even_here(db_url: str) -> None:
+    from cluster.db.api_keys import create_key
+
+    with open_connection(db_url) as conn:
+        keys = {scope: create_key(conn, scope, scope) for scope in ("read", "write")}
+    async with _client(_app(db_url, [])) as client:
+        assert (await client.post("/trial/write")).status_code == 401
+        refused = await client.post("/trial/write", headers={"x-api-key": keys["read"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
+        done = await client.post("/trial/write", headers={"authorization": f"Bearer {keys['write']}"})
+        assert done.json() == {"author": "write"}
+
+
+def test_keys_are_kept_as_hashes_only(api: Api) -> None:
+    key = api.headers("write")["authorization"].removeprefix("Bearer ")
+    with open_connection(api.url) as conn:
+        row = conn.execute("SELECT k::text FROM api_keys k").fetchone()
+    assert row is not None
+    assert key not in row[0]
+    assert key.removeprefix("rushes-") not in row[0]
+
+
+def test_every_route_that_is_no_read_takes_a_key(api: Api) -> None:
+    routes = [route for route in _routes(api.client.app) if route.methods - {"GET", "HEAD"}]
+    assert len(routes) > len(READS)
+    unguarded = {
+        route.path for route in routes
+        if route.path not in READS and writer not in {one.call for one in route.dependant.dependencies}
+    }  # fmt: skip
+    assert unguarded == set()
+
+
+def _routes(app: Any) -> list[APIRoute]:
+    return [route for module in _modules() for route in module.router.routes if isinstance(route, APIRoute)]
+
+
+def _modules() -> tuple[Any, ...]:
+    from serve.api import ROUTERS
+
+    return ROUTERS
+
+
+def test_a_page_from_elsewhere_cannot_read_through_a_browser_here(api: Api) -> None:
+    answer = api.client.get("/openapi.json", headers={"host": "evil.example:8000"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
+    assert api.client.get("/openapi.json", headers={"host": "localhost:8000"}).status_code == 200
+
+
+def test_a_client_that_must_send_some_key_reads_here_with_any(api: Api) -> None:
+    any_key = {"authorization": "Bearer none"}
+    assert api.client.get("/openapi.json", headers=any_key).status_code == 200
+    assert api.client.get("/openapi.json", headers={**any_key, "host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.0.1"])
+def test_loopback_is_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_every_other_address_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.anyio
+async def test_a_body_over_the_limit_is_refused_before_and_while_it_comes(db_url: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 100
+
+    async with _client(_app(db_url, [], serve={"max_body_bytes": 2048})) as client:
+        told = await client.post("/trial/body", content=b" " * 4096)
+        assert told.status_code == 413, told.text
+        streamed = await client.post("/trial/body", content=pieces())
+        assert (streamed.status_code, streamed.json()["error"]["code"]) == (413, "too_large")
+
+
+@pytest.mark.anyio
+async def test_a_client_that_stops_sending_is_let_go(db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "IDLE_S", 0.2)
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async with _client(_app(db_url, [])) as client:
+        answer = await client.post("/trial/body", content=stuck())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "request_timeout")
+
+
+@pytest.mark.anyio
+async def test_a_time_out_ends_the_work_too(db_url: str) -> None:
+    events: list[str] = []
+    async with _client(_app(db_url, events, serve={"timeout_s": 0.3})) as client:
+        answer = await client.post("/trial/slow")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert events == ["cancelled"]
+
+
+@pytest.mark.anyio
+async def test_a_time_out_ends_the_statement_on_the_server(db_url: str) -> None:
+    async with _client(_app(db_url, [], serve={"timeout_s": 0.5})) as client:
+        assert (await client.post("/trial/query")).status_code == 504
+        with open_connection(db_url) as conn:
+            for _ in range(50):
+                row = conn.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
+                                   " AND state = 'active'").fetchone()  # fmt: skip
+                if row == (0,):
+                    break
+                await asyncio.sleep(0.1)
+            assert row == (0,)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_hangs_up_ends_the_work(db_url: str) -> None:
+    events: list[str] = []
+    app = _app(db_url, events)
+    hang_up = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not hang_up.is_set():
+            hang_up.set()
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.sleep(0.2)
+        return {"type": "http.disconnect"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/trial/slow", "raw_path": b"/trial/slow", "query_string": b"",
+        "headers": [(b"host", b"localhost")], "scheme": "http", "server": ("localhost", 80), "client": ("127.0.0.1", 1),
+        "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    app.state.service.close()
+    assert (events, sent) == (["cancelled"], [])
+
+
+@pytest.mark.anyio
+async def test_a_fault_of_ours_keeps_its_secrets(db_url: str) -> None:
+    async with _client(_app(db_url, [])) as client:
+        answer = await client.post("/trial/fault")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.anyio
+async def test_broken_json_is_told_as_such(db_url: str) -> None:
+    async with _client(_app(db_url, [])) as client:
+        answer = await client.post("/trial/body", content=b"{'a'", headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+        wrong = await client.post("/trial/body", json=[1])
+        assert wrong.status_code == 422

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import RushesError, UsageError
 from cluster.profiles import ALL_ROLES, ROLES, shipped
-from cluster.settings import load_settings
+from cluster.settings import load_settings, settings_to_dict
 from cluster.weights import identity, locate
 
 
@@ -76,8 +76,6 @@ def test_what_is_wrong_is_named(config, monkeypatch, tmp_path):
 def test_the_password_never_shows():
     settings = load_settings(database_url="postgresql://me:hidden@host/db")
     assert "hidden" not in repr(settings)
-    from jobs.spec import settings_to_dict
-
     assert "hidden" not in str(settings_to_dict(settings))
 
 

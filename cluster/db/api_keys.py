@@ -51,14 +51,20 @@ def create_key(conn: psycopg.Connection[Any], name: str, scope: Scope) -> str:
     return key
 
 
+def find_key(conn: psycopg.Connection[Any], name: str) -> ApiKey:
+    """The key in force of this name, whatever its case. Raises `UsageError` when there is none."""
+    in_force = keys_in_force(conn)
+    for key in in_force:
+        if key.name.lower() == name.strip().lower():
+            return key
+    names = ", ".join(key.name for key in in_force)
+    raise UsageError(f"no key in force has the name {name!r}; in force: {names or 'none'}")
+
+
 def revoke_key(conn: psycopg.Connection[Any], name: str) -> None:
     """Let a key open nothing any more. Raises `UsageError` when no key in force has the name."""
-    done = conn.execute(
-        "UPDATE api_keys SET revoked_at = now() WHERE lower(name) = lower(%s) AND revoked_at IS NULL", (name,)
-    )
-    if not done.rowcount:
-        names = ", ".join(key.name for key in keys_in_force(conn))
-        raise UsageError(f"no key in force has the name {name!r}; in force: {names or 'none'}")
+    key = find_key(conn, name)
+    conn.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s AND revoked_at IS NULL", (key.key_id,))
 
 
 def list_keys(conn: psycopg.Connection[Any]) -> list[ApiKey]:

@@ -68,6 +68,34 @@ def list_assets(conn: psycopg.Connection[Any], page: Page) -> list[dict[str, Any
         return cursor.execute(_ASSETS, values).fetchall()
 
 
+def ids_by_sha256(conn: psycopg.Connection[Any], shas: Sequence[str]) -> dict[str, int]:
+    """SHA-256 in hex -> asset id, for those that there are."""
+    rows = conn.execute(
+        "SELECT encode(sha256, 'hex'), asset_id FROM assets WHERE sha256 = ANY(%s)", ([bytes.fromhex(s) for s in shas],)
+    )
+    return dict(rows.fetchall())
+
+
+def shas_and_names(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Asset id -> its SHA-256 in hex and its name."""
+    rows = conn.execute(
+        "SELECT asset_id, encode(sha256, 'hex'), name FROM assets JOIN asset_names USING (asset_id)"
+        " WHERE asset_id = ANY(%s)",
+        (list(asset_ids),),
+    )
+    return {asset_id: (sha256, name) for asset_id, sha256, name in rows}
+
+
+def read_asset(conn: psycopg.Connection[Any], sha256: str) -> dict[str, Any] | None:
+    """What is known of the content with this SHA-256 (hex), by column; None when it is no asset."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT asset_id, encode(sha256, 'hex') AS sha256, byte_size, media_kind, container, duration_ms,"
+            " audio_stream, width, height, fps, sample_rate_hz, channels FROM assets WHERE sha256 = %s",
+            (bytes.fromhex(sha256),),
+        ).fetchone()
+
+
 def add_label(conn: psycopg.Connection[Any], kind: Label, name: str, asset_ids: Sequence[int]) -> int:
     """Give the assets a tag, or put them into a collection; returns how many did not have it yet.
 

@@ -10,25 +10,24 @@ from typing import Any, LiteralString
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
 from cluster.db.connect import snapshot
+from cluster.db.knn import EVERYWHERE, Answer, Scope, nearest
 from cluster.db.pictures import unpack_samples
 from cluster.db.search import SpaceGoneError
 from cluster.db.spaces import Space
 from cluster.duplicates.bands import NEAR_BITS, distances, probes
+from cluster.errors import UsageError
 
 # How many frames are asked for: first few, then many, when the first fold into too few answers.
 CANDIDATES = (200, 4000)
-# The most that pgvector takes for a search to begin with; it goes on from there by itself.
-EF_SEARCH = 200
 # Of one asset, while others have something to show: a film that cuts to and fro would fill the list.
 MOMENTS_PER_ASSET = 3
 # Shots of two copies are cut apart by a few frames.
 SLACK_MS = 2000
 
 # Frame id, what it scored, and the moment in milliseconds where that is not the frame's own.
-Found = Sequence[tuple[int, float, int | None]]
+Found = tuple[int, float, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +59,70 @@ def search_by_vector(
     space: Space,
     vector: NDArray[np.float32],
     *,
-    asset_ids: Sequence[int] | None = None,
+    scope: Scope = EVERYWHERE,
     limit: int = 10,
-) -> list[PictureHit]:
+    ef_search: int | None = None,
+) -> Answer[PictureHit]:
     """The best `limit` moments of the image space for a unit `vector` of shape (dimension,), best first.
 
-    Inside `asset_ids` the search is exact. All is read from one snapshot. Raises `SpaceGoneError` when the
-    space is there no more.
+    All is read from one snapshot. Raises `SpaceGoneError` when the space is there no more.
     """
 
-    def nearest(count: int) -> Found:
-        return _nearest(conn, space, vector, asset_ids, count)
+    def find(count: int) -> Answer[Found]:
+        near = nearest(conn, space, vector, count, scope=scope, ef_search=ef_search)
+        return near.of([(frame_id, distance, None) for frame_id, distance in near.hits])
 
     try:
         with snapshot(conn):
-            return _answers(conn, nearest, lambda hit, value: replace(hit, similarity=1.0 - value), limit)
+            return _answers(conn, find, _with_similarity, limit)
+    except psycopg.errors.UndefinedTable as error:
+        raise SpaceGoneError(space.table_name) from error
+
+
+def frames_near(
+    conn: psycopg.Connection[Any],
+    space: Space,
+    vector: NDArray[np.float32],
+    *,
+    scope: Scope = EVERYWHERE,
+    limit: int = 10,
+    ef_search: int | None = None,
+) -> Answer[PictureHit]:
+    """The `limit` keyframes nearest to the unit `vector` of shape (dimension,), each by itself.
+
+    Neither shots nor copies are folded. All is read from one snapshot. Raises `SpaceGoneError` when the space is
+    there no more.
+    """
+    try:
+        with snapshot(conn):
+            near = nearest(conn, space, vector, limit, scope=scope, ef_search=ef_search)
+            frames = _frames(conn, [frame_id for frame_id, _ in near.hits])
+            return near.of([_with_similarity(frames[frame_id], d) for frame_id, d in near.hits])
     except psycopg.errors.UndefinedTable as error:
         raise SpaceGoneError(space.table_name) from error
 
 
 def search_by_hash(
-    conn: psycopg.Connection[Any], phash: bytes, *, asset_ids: Sequence[int] | None = None, limit: int = 10
-) -> list[PictureHit]:
+    conn: psycopg.Connection[Any], phash: bytes, *, scope: Scope = EVERYWHERE, limit: int = 10
+) -> Answer[PictureHit]:
     """The moments whose hash differs from the 8 bytes of `phash` in 7 bits or fewer, fewest first.
 
     No keyframe is missed; of what lies between keyframes each still stretch is looked at twice a second, once the
-    video was compared with others. Flat and black pictures are left out. All is read from one snapshot.
+    video was compared with others. Flat and black pictures are left out. All is read from one snapshot. Raises
+    `UsageError` for a scope of people, which takes an image space.
     """
+    if scope.speaker_ids is not None:
+        raise UsageError("pictures found by their hash are not told by who speaks: that takes an image space")
 
-    def similar(count: int) -> Found:
-        found = [find(conn, phash, asset_ids, count) for find in (_similar, _between_keyframes)]
-        return sorted([one for some in found for one in some], key=lambda one: one[1])
+    def similar(count: int) -> Answer[Found]:
+        found = [find(conn, phash, scope, count) for find in (_similar, _between_keyframes)]
+        in_order = sorted([one for some in found for one in some], key=lambda one: one[1])
+        few = (
+            f"only {len(in_order)} pictures differ in {NEAR_BITS} of 64 bits or fewer"
+            if len(in_order) < count
+            else None
+        )
+        return Answer(in_order, is_exact=True, ef_search=None, why_fewer=few)
 
     with snapshot(conn):
         return _answers(conn, similar, lambda hit, value: replace(hit, distance=int(value)), limit)
@@ -103,65 +135,43 @@ def has_frames(conn: psycopg.Connection[Any]) -> bool:
 
 def _answers(
     conn: psycopg.Connection[Any],
-    find: Callable[[int], Found],
+    find: Callable[[int], Answer[Found]],
     scored: Callable[[PictureHit, float], PictureHit],
     limit: int,
-) -> list[PictureHit]:
-    hits: list[PictureHit] = []
+) -> Answer[PictureHit]:
     for count in CANDIDATES:
         found = find(count)
-        moments = _moments(conn, found, scored)
-        hits = _spread(_without_copies(conn, moments), limit)
-        if len(hits) == limit or len(found) < count:
+        hits = _spread(_without_copies(conn, _moments(conn, found.hits, scored)), limit)
+        if len(hits) == limit or len(found.hits) < count:
             break
-    return hits
+    why = f"{found.why_fewer or f'the best {count} were looked at'}; they show {len(hits)} moments"
+    return Answer(hits, found.is_exact, found.ef_search, why if len(hits) < limit else None)
 
 
-def _nearest(
-    conn: psycopg.Connection[Any],
-    space: Space,
-    vector: NDArray[np.float32],
-    asset_ids: Sequence[int] | None,
-    count: int,
-) -> Found:
-    """Frames with their cosine distance, nearest first."""
-    table, kind = sql.Identifier(space.table_name), sql.SQL(space.storage)
-    values = {"q": vector, "n": count, "assets": None if asset_ids is None else list(asset_ids)}
-    if asset_ids is None:
-        query = sql.SQL("SELECT frame_id, embedding <=> %(q)s::{} AS d, NULL FROM {} ORDER BY d LIMIT %(n)s")
-    else:
-        query = sql.SQL(
-            # OFFSET 0 keeps the order out of the index, and every frame of the assets in.
-            "SELECT frame_id, d, NULL FROM (SELECT frame_id, embedding <=> %(q)s::{} AS d FROM {}"
-            " JOIN frames USING (frame_id) WHERE asset_id = ANY(%(assets)s) OFFSET 0) mine ORDER BY d LIMIT %(n)s"
-        )
-    conn.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(EF_SEARCH)))
-    conn.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-    return conn.execute(query.format(kind, table), values).fetchall()
+def _with_similarity(hit: PictureHit, distance: float) -> PictureHit:
+    return replace(hit, similarity=1.0 - distance)
 
 
-def _similar(conn: psycopg.Connection[Any], phash: bytes, asset_ids: Sequence[int] | None, count: int) -> Found:
+def _similar(conn: psycopg.Connection[Any], phash: bytes, scope: Scope, count: int) -> list[Found]:
     """Keyframes with their differing bits, fewest first."""
     rows = conn.execute(
         f"SELECT frame_id, {_BITS} AS d, NULL FROM frames WHERE is_informative AND {_NEAR}"
         " ORDER BY d, frame_id LIMIT %(n)s".encode(),
-        _near_values(phash, asset_ids, count),
+        _near_values(phash, scope, count),
     )
     return rows.fetchall()
 
 
-def _between_keyframes(
-    conn: psycopg.Connection[Any], phash: bytes, asset_ids: Sequence[int] | None, count: int
-) -> Found:
+def _between_keyframes(conn: psycopg.Connection[Any], phash: bytes, scope: Scope, count: int) -> list[Found]:
     """The best sample of each shot that shows it, as the keyframe next to it; `count` videos at the most."""
     rows = conn.execute(
         f"SELECT asset_id, min({_BITS}) AS d FROM anchors WHERE {_NEAR} GROUP BY 1 ORDER BY d, 1 LIMIT %(n)s".encode(),
-        _near_values(phash, asset_ids, count),
+        _near_values(phash, scope, count),
     ).fetchall()
     return [one for asset_id, _ in rows for one in _best_samples(conn, asset_id, phash)]
 
 
-def _best_samples(conn: psycopg.Connection[Any], asset_id: int, phash: bytes) -> Found:
+def _best_samples(conn: psycopg.Connection[Any], asset_id: int, phash: bytes) -> list[Found]:
     packed = conn.execute(
         "SELECT sample_times, sample_hashes FROM pictures WHERE asset_id = %s", (asset_id,), binary=True
     ).fetchone()
@@ -186,30 +196,22 @@ _NEAR: LiteralString = (
 )
 
 
-def _near_values(phash: bytes, asset_ids: Sequence[int] | None, count: int) -> dict[str, Any]:
+def _near_values(phash: bytes, scope: Scope, count: int) -> dict[str, Any]:
     keys = probes(np.frombuffer(phash, ">u8").astype(np.uint64))[0].tolist()
     return {
         **{f"band{band}": found for band, found in enumerate(keys)},
         "q": int.from_bytes(phash, "big", signed=True),
         "most": NEAR_BITS,
-        "assets": None if asset_ids is None else list(asset_ids),
         "n": count,
+        **scope.values,
     }
 
 
 def _moments(
-    conn: psycopg.Connection[Any], found: Found, scored: Callable[[PictureHit, float], PictureHit]
+    conn: psycopg.Connection[Any], found: Sequence[Found], scored: Callable[[PictureHit, float], PictureHit]
 ) -> list[PictureHit]:
-    """The best frame of each shot, best first; flat and black ones are left out."""
-    rows = conn.execute(
-        "SELECT f.frame_id, f.asset_id, encode(a.sha256, 'hex'),"
-        " (SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), a.media_kind, f.idx, f.t_ms, f.shot,"
-        " s.start_ms, s.end_ms, encode(f.thumbnail, 'hex')"
-        " FROM frames f JOIN assets a USING (asset_id) LEFT JOIN shots s ON (s.asset_id, s.idx) = (f.asset_id, f.shot)"
-        " WHERE f.frame_id = ANY(%s) AND f.is_informative",
-        ([frame_id for frame_id, *_ in found],),
-    )
-    hits = {row[0]: PictureHit(*row[1:], similarity=None, distance=None) for row in rows}
+    """The best frame of each shot, best first."""
+    hits = _frames(conn, [frame_id for frame_id, *_ in found])
     best: dict[tuple[int, int | None], PictureHit] = {}
     for frame_id, value, at_ms in found:
         hit = hits.get(frame_id)
@@ -218,6 +220,19 @@ def _moments(
         hit = hit if at_ms is None else replace(hit, t_ms=at_ms)
         best.setdefault((hit.asset_id, hit.shot), scored(hit, value))
     return list(best.values())
+
+
+def _frames(conn: psycopg.Connection[Any], frame_ids: Sequence[int]) -> dict[int, PictureHit]:
+    """Frame id -> the moment it shows, without a score; flat and black ones are left out."""
+    rows = conn.execute(
+        "SELECT f.frame_id, f.asset_id, encode(a.sha256, 'hex'),"
+        " (SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), a.media_kind, f.idx, f.t_ms, f.shot,"
+        " s.start_ms, s.end_ms, encode(f.thumbnail, 'hex')"
+        " FROM frames f JOIN assets a USING (asset_id) LEFT JOIN shots s ON (s.asset_id, s.idx) = (f.asset_id, f.shot)"
+        " WHERE f.frame_id = ANY(%s) AND f.is_informative",
+        (list(frame_ids),),
+    )
+    return {row[0]: PictureHit(*row[1:], similarity=None, distance=None) for row in rows}
 
 
 def _without_copies(conn: psycopg.Connection[Any], hits: Sequence[PictureHit]) -> list[PictureHit]:

@@ -95,12 +95,26 @@ def write_image_vectors(
 
 def read_frames(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:
     """The committed keyframes of an asset, in the shape of the `frames` column."""
+    return _frames(conn, "WHERE asset_id = %s ORDER BY idx", (asset_id,))
+
+
+def last_frame(conn: psycopg.Connection[Any], asset_id: int, t_ms: int) -> dict[str, Any] | None:
+    """The last committed keyframe at or before a time; None without one."""
+    found = _frames(conn, "WHERE asset_id = %s AND t_ms <= %s ORDER BY idx DESC LIMIT 1", (asset_id, t_ms))
+    return found[0] if found else None
+
+
+def thumbnail_of(conn: psycopg.Connection[Any], asset_id: int, idx: int) -> str | None:
+    """The SHA-256 (hex) of the thumbnail of one keyframe; None when there is no such frame."""
+    row = conn.execute(
+        "SELECT encode(thumbnail, 'hex') FROM frames WHERE asset_id = %s AND idx = %s", (asset_id, idx)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _frames(conn: psycopg.Connection[Any], which: LiteralString, values: tuple[int, ...]) -> list[dict[str, Any]]:
     names = ", ".join(_FRAME)
-    rows = conn.execute(
-        f"SELECT {names}, phash::bigint, encode(thumbnail, 'hex') FROM frames"
-        " WHERE asset_id = %s ORDER BY idx".encode(),
-        (asset_id,),
-    )
+    rows = conn.execute(f"SELECT {names}, phash::bigint, encode(thumbnail, 'hex') FROM frames {which}".encode(), values)
     return [
         {
             **dict(zip(_FRAME, row[:-2], strict=True)),

@@ -103,13 +103,13 @@ def failure_history(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[s
     )
 
 
-def runs_table(conn: psycopg.Connection[Any], limit: int = 10) -> list[dict[str, Any]]:
-    """The latest runs, newest first."""
+def runs_table(conn: psycopg.Connection[Any], limit: int = 10, offset: int = 0) -> list[dict[str, Any]]:
+    """The latest runs after so many, newest first."""
     return dicts(
         conn,
         "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary FROM runs"
-        " ORDER BY started_at DESC LIMIT %(limit)s",
-        {"limit": limit},
+        " ORDER BY started_at DESC, run_id LIMIT %(limit)s OFFSET %(offset)s",
+        {"limit": limit, "offset": offset},
     )
 
 

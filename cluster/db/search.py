@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, LiteralString, TypeVar
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
 from cluster.db.connect import snapshot
+from cluster.db.knn import EVERYWHERE, Answer, Scope, condition, nearest
 from cluster.db.spaces import Space, active_space
 from cluster.db.speakers.who import speakers_at
 from cluster.errors import RushesError
+from cluster.speakers.who import Who
 
 RRF_K = 60
 CANDIDATES = 100
+# Ranking so many passages by their words takes some tenths of a second.
+MOST_RANKED = 20_000
 # A switch of profiles, then a `db gc` that drops the space of before: more often than so nobody switches.
 MAX_SWITCHES = 5
+Mode = Literal["hybrid", "vector", "words"]
 T = TypeVar("T")
 
 
@@ -31,6 +35,7 @@ class Hit:
     asset_id: int
     sha256: str
     uri: str
+    media_kind: str | None
     start_ms: int
     end_ms: int
     text: str
@@ -46,7 +51,7 @@ class SpaceGoneError(Exception):
     """The space was dropped while it was to be searched; the active one is another by now."""
 
 
-def search_active(conn: psycopg.Connection[Any], kind: str, search: Callable[[Space], list[T]]) -> list[T] | None:
+def search_active(conn: psycopg.Connection[Any], kind: str, search: Callable[[Space], T]) -> T | None:
     """What `search` finds in the space of this kind that is active; None without one.
 
     Begun anew in the next one when a switch and a `db gc` took the space away meanwhile.
@@ -63,21 +68,22 @@ def search_active(conn: psycopg.Connection[Any], kind: str, search: Callable[[Sp
 def search_chunks(
     conn: psycopg.Connection[Any],
     space: Space,
-    vector: NDArray[np.float32],
+    vector: NDArray[np.float32] | None,
     text: str,
     *,
-    asset_ids: Sequence[int] | None = None,
+    scope: Scope = EVERYWHERE,
     limit: int = 10,
-) -> list[Hit]:
+    ef_search: int | None = None,
+) -> Answer[Hit]:
     """The best `limit` chunks of the space for `text` and its unit `vector` (shape (dimension,)).
 
-    Fusion after Cormack, Clarke and Buettcher (SIGIR 2009): sum of 1 / (60 + rank). Inside
-    `asset_ids` the vector search is exact, because a filter after an index walk loses rows. All is read from
-    one snapshot. Raises `SpaceGoneError` when the space is there no more.
+    Fusion after Cormack, Clarke and Buettcher (SIGIR 2009): sum of 1 / (60 + rank). Without a vector the words
+    decide alone, without a text the vector. All is read from one snapshot. Raises `SpaceGoneError` when the space is
+    there no more.
     """
     try:
         with snapshot(conn):
-            return _search(conn, space, vector, text, asset_ids, limit)
+            return _search(conn, space, vector, text, scope, limit, ef_search)
     except psycopg.errors.UndefinedTable as error:
         raise SpaceGoneError(space.table_name) from error
 
@@ -85,72 +91,83 @@ def search_chunks(
 def _search(
     conn: psycopg.Connection[Any],
     space: Space,
-    vector: NDArray[np.float32],
+    vector: NDArray[np.float32] | None,
     text: str,
-    asset_ids: Sequence[int] | None,
+    scope: Scope,
     limit: int,
-) -> list[Hit]:
-    near = _nearest(conn, space, vector, asset_ids)
-    worded = _full_text(conn, space, text, asset_ids)
+    ef_search: int | None,
+) -> Answer[Hit]:
+    count = max(limit, CANDIDATES)
+    found = None if vector is None else nearest(conn, space, vector, count, scope=scope, ef_search=ef_search)
+    near = {} if found is None else {chunk_id: 1.0 - distance for chunk_id, distance in found.hits}
+    worded = _full_text(conn, space, text, scope, count) if text else []
+    scores = _fused(list(near), worded)
+    best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:limit]
+    hits = _hits(conn, best, scores, near, worded)
+    if found is None:
+        why = f"only {len(hits)} passages hold any of these words, but for very common ones"
+        why = why if len(hits) < limit else None
+        return Answer(hits, is_exact=True, ef_search=None, why_fewer=why)
+    return Answer(hits, found.is_exact, found.ef_search, found.why_fewer if len(hits) < limit else None)
+
+
+def _fused(*rankings: Sequence[int]) -> dict[int, float]:
     scores: dict[int, float] = {}
-    for ranking in (list(near), worded):
+    for ranking in rankings:
         for rank, chunk_id in enumerate(ranking, 1):
             scores[chunk_id] = scores.get(chunk_id, 0.0) + 1 / (RRF_K + rank)
-    best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:limit]
+    return scores
+
+
+def _hits(
+    conn: psycopg.Connection[Any],
+    best: Sequence[int],
+    scores: dict[int, float],
+    near: dict[int, float],
+    worded: Sequence[int],
+) -> list[Hit]:
     vector_ranks = {chunk_id: rank for rank, chunk_id in enumerate(near, 1)}
     text_ranks = {chunk_id: rank for rank, chunk_id in enumerate(worded, 1)}
     rows = _read(conn, best)
-    names = _first_names(conn, rows)
+    names = named_at(conn, {chunk_id: (row[0], row[-1]) for chunk_id, row in rows.items()})
     return [
-        Hit(*rows[i][:6], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i), speaker=names.get(i))
+        Hit(*rows[i][:-1], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i),
+            speaker=names[i].shown if i in names else None)
         for i in best
         if i in rows
-    ]
+    ]  # fmt: skip
 
 
-def _nearest(
-    conn: psycopg.Connection[Any], space: Space, vector: NDArray[np.float32], asset_ids: Sequence[int] | None
-) -> dict[int, float]:
-    """chunk id -> cosine similarity, nearest first."""
-    table, kind = sql.Identifier(space.table_name), sql.SQL(space.storage)
-    values: dict[str, Any] = {"q": vector, "n": CANDIDATES, "assets": _listed(asset_ids), "space": space.space_id}
-    if asset_ids is None:
-        query = sql.SQL("SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM {} ORDER BY d LIMIT %(n)s")
-        query = query.format(kind, table)
-    else:
-        query = sql.SQL(
-            # OFFSET 0 keeps the order out of the index, and every row of the assets in.
-            "SELECT chunk_id, d FROM (SELECT chunk_id, embedding <=> %(q)s::{} AS d FROM {}"
-            " JOIN chunks USING (chunk_id) WHERE asset_id = ANY(%(assets)s) AND space_id = %(space)s OFFSET 0) mine"
-            " ORDER BY d LIMIT %(n)s"
-        ).format(kind, table)
-    conn.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(CANDIDATES)))
-    return {chunk_id: 1.0 - distance for chunk_id, distance in conn.execute(query, values)}
+# A word of most passages tells little and has most of them ranked: it is left aside where there are other words.
+_FULL_TEXT: LiteralString = """
+WITH words AS (SELECT strip(to_tsvector('simple', %(text)s)) AS found),
+rarer AS (SELECT ts_delete(found, coalesce((SELECT array_agg(c.word)
+    FROM pg_class t JOIN pg_stats s ON s.tablename = 'chunks' AND s.attname = 'tsv'
+      AND s.schemaname = t.relnamespace::regnamespace::text,
+    unnest(s.most_common_elems::text::text[], s.most_common_elem_freqs) c(word, share)
+    WHERE t.oid = 'chunks'::regclass AND c.word IS NOT NULL AND c.share * t.reltuples > %(most)s), '{}'::text[]))
+  AS found FROM words),
+q AS (SELECT replace((CASE WHEN length(rarer.found) > 0 THEN rarer.found ELSE words.found END)::text,
+    $$' '$$, $$' | '$$)::tsquery AS q FROM words, rarer)
+SELECT chunk_id FROM chunks o, q WHERE space_id = %(space)s AND tsv @@ q AND {condition}
+ORDER BY ts_rank_cd(tsv, q, 1) DESC, chunk_id LIMIT %(n)s
+"""
 
 
-def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, asset_ids: Sequence[int] | None) -> list[int]:
-    """Chunk ids that hold any of the words, best first."""
-    rows = conn.execute(
-        "WITH q AS (SELECT replace(plainto_tsquery('simple', %(text)s)::text, ' & ', ' | ')::tsquery AS q)"
-        " SELECT chunk_id FROM chunks, q WHERE space_id = %(space)s AND tsv @@ q"
-        " AND (%(assets)s::bigint[] IS NULL OR asset_id = ANY(%(assets)s))"
-        " ORDER BY ts_rank_cd(tsv, q, 1) DESC, chunk_id LIMIT %(n)s",
-        {"text": text, "space": space.space_id, "assets": _listed(asset_ids), "n": CANDIDATES},
-    )
-    return [row[0] for row in rows]
-
-
-def _listed(asset_ids: Sequence[int] | None) -> list[int] | None:
-    return None if asset_ids is None else list(asset_ids)
+def _full_text(conn: psycopg.Connection[Any], space: Space, text: str, scope: Scope, count: int) -> list[int]:
+    """Chunk ids that hold any of the words, those of most passages left aside, best first."""
+    query = _FULL_TEXT.replace("{condition}", condition("text", scope))
+    values = {"text": text, "space": space.space_id, "n": count, "most": MOST_RANKED, **scope.values}
+    return [row[0] for row in conn.execute(query, values, prepare=False)]
 
 
 def _read(
     conn: psycopg.Connection[Any], chunk_ids: Sequence[int]
-) -> dict[int, tuple[int, str, str, int, int, str, int]]:
+) -> dict[int, tuple[int, str, str, str | None, int, int, str, int]]:
     """chunk id -> what a `Hit` begins with, and the chunk's first segment."""
     rows = conn.execute(
         "SELECT c.chunk_id, c.asset_id, encode(a.sha256, 'hex'),"
-        " (SELECT name FROM asset_names n WHERE n.asset_id = c.asset_id), c.start_ms, c.end_ms, c.text,"
+        " (SELECT name FROM asset_names n WHERE n.asset_id = c.asset_id), a.media_kind, c.start_ms, c.end_ms, c.text,"
         " c.first_segment"
         " FROM chunks c JOIN assets a USING (asset_id) WHERE c.chunk_id = ANY(%s)",
         (list(chunk_ids),),
@@ -158,10 +175,8 @@ def _read(
     return {row[0]: row[1:] for row in rows}
 
 
-def _first_names(
-    conn: psycopg.Connection[Any], rows: dict[int, tuple[int, str, str, int, int, str, int]]
-) -> dict[int, str]:
-    places = {chunk_id: (row[0], row[-1]) for chunk_id, row in rows.items()}
+def named_at(conn: psycopg.Connection[Any], places: dict[int, tuple[int, int]]) -> dict[int, Who]:
+    """Key -> who speaks at its (asset, segment idx), where that one has a name."""
     speakers = speakers_at(conn, sorted(set(places.values())))
-    found = {chunk_id: speakers.get(place) for chunk_id, place in places.items()}
-    return {chunk_id: who.shown for chunk_id, who in found.items() if who is not None and who.is_named}
+    found = {key: speakers.get(place) for key, place in places.items()}
+    return {key: who for key, who in found.items() if who is not None and who.is_named}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -53,6 +53,15 @@ def speech_fingerprint(conn: psycopg.Connection[Any], asset_id: int) -> str | No
         (asset_id,),
     ).fetchone()
     return None if row is None else row[0]
+
+
+def lacks_child(conn: psycopg.Connection[Any], asset_id: int, lane: str, child_of: Callable[[str], str]) -> bool:
+    """Whether the asset has a transcript without this child lane; False where there is no transcript.
+
+    `child_of` gives the lane's fingerprint for that of the transcript.
+    """
+    speech = speech_fingerprint(conn, asset_id)
+    return speech is not None and unit_state(conn, asset_id, lane, child_of(speech)) != "done"
 
 
 def unit_state(conn: psycopg.Connection[Any], asset_id: int, lane: str, fingerprint: str) -> str | None:

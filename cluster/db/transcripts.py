@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cluster.conversation import Segment
+from cluster.db.connect import snapshot
 from cluster.db.ledger import read_segments
-from cluster.db.report import dicts, transcript_language
+from cluster.db.report import assets_table, dicts, transcript_language
 from cluster.db.spaces import Space, active_space, get_space, list_spaces
 from cluster.db.speakers.who import speakers_in
-from cluster.errors import UsageError
+from cluster.errors import RushesError, UsageError
 from cluster.formats import Transcript
 from cluster.lanes import SPACE_OF_LANE
 
@@ -36,6 +37,17 @@ class Named:
     sha256: str
     name: str
     duration_ms: int | None = None
+
+
+def name_asset(conn: psycopg.Connection[Any], asset_id: int) -> Named:
+    """One asset by the name of its source alone, which another may share."""
+    row = conn.execute(
+        "SELECT encode(sha256, 'hex'), name, duration_ms FROM asset_names JOIN assets USING (asset_id)"
+        " WHERE asset_id = %s",
+        (asset_id,),
+    ).fetchone()
+    assert row is not None
+    return Named(asset_id, row[0], _stem(row[1]), row[2])
 
 
 def name_assets(conn: psycopg.Connection[Any]) -> list[Named]:
@@ -83,6 +95,21 @@ def read_transcript(conn: psycopg.Connection[Any], named: Named) -> Transcript |
         row[1],
         row[2],
     )
+
+
+def transcript_of(conn: psycopg.Connection[Any], named: Named) -> Transcript:
+    """The transcript of one asset that a person named; `RushesError` when there is none yet."""
+    with snapshot(conn):
+        transcript = read_transcript(conn, named)
+    if transcript is None:
+        raise RushesError(missing_reason(conn, named))
+    return transcript
+
+
+def missing_reason(conn: psycopg.Connection[Any], named: Named) -> str:
+    """Why the asset has no transcript, in a line."""
+    row = assets_table(conn, [named.asset_id])[0]
+    return f"{row['uris'][0]} has no transcript: {row['reason'] or 'run `rushes ingest` on it first'}"
 
 
 def readable_sources(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str, Any]]:

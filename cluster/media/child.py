@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cluster.media.clip import Clip, ClipSpec
     from cluster.media.instant import Instant
     from cluster.media.pictures import Pictures, PictureSpec, Tiny
 
@@ -55,7 +56,7 @@ class MediaChild:
     `MediaCrashError` (the child died on it), `MediaResourceError` (over `memory_bytes`), `OSError` (the
     file cannot be opened or read), `ChangingError` (it was written to meanwhile) and `StageError` (a
     fault of the reader). After any of them the next call works. `RuntimeError`: no child starts at all.
-    Not thread-safe.
+    Not thread-safe, but for `interrupt`.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -135,6 +136,24 @@ class MediaChild:
         with self._memory("instant", path, asked, deadline_s) as (memory, answer):
             size, stamp = answer.pop("size"), Stamp(**answer.pop("stamp"))
             return Instant(None if size is None else os.pread(memory, size, 0), **answer, stamp=stamp)
+
+    def clip(
+        self, path: str | Path, spec: ClipSpec, anchor: Mapping[str, Any] | None, sink: int, deadline_s: float
+    ) -> Clip:
+        """Cut a part into the empty file that descriptor `sink` leads to; see `cluster.media.clip.cut_clip`."""
+        from cluster.media.clip import Clip
+
+        told = anchor and {**anchor, "phash": anchor["phash"].hex()}
+        request = {"op": "clip", "path": os.fspath(path), "spec": asdict(spec), "anchor": told}
+        answer = self._ask(request, (sink,), deadline_s)
+        stamp = Stamp(**answer.pop("stamp"))
+        return Clip(**answer, stamp=stamp)
+
+    def interrupt(self) -> None:
+        """From another thread: end the child, so that the call in progress raises `MediaCrashError`."""
+        child = self._child
+        if child is not None:
+            child.process.kill()
 
     def close(self) -> None:
         """End the child; may be called twice, and a later call starts another."""

@@ -65,6 +65,8 @@ def _answer(request: dict[str, Any], fds: Sequence[int], memory_bytes: int) -> d
         reach(FaultPoint.READING, request["path"])
         if request["op"] == "decode":
             return {"result": asdict(decode_audio(request["path"], request["stream"], fds[0], memory_bytes))}
+        if request["op"] == "clip":
+            return {"result": _cut_clip(request, fds[0])}
         return {"result": _take_pictures(request, fds, memory_bytes)}
     except BadMediaError as error:
         return _error("bad_media", error)
@@ -102,6 +104,12 @@ def _take_pictures(request: dict[str, Any], fds: Sequence[int], memory_bytes: in
             else:
                 found = moving.take_moving(path, spec, asked["cuts"], file, memory_bytes)
     return {**found, "stamp": asdict(found["stamp"])}
+
+
+def _cut_clip(request: dict[str, Any], sink: int) -> dict[str, Any]:
+    from cluster.media.clip import ClipSpec, cut_clip
+
+    return asdict(cut_clip(request["path"], ClipSpec(**request["spec"]), request["anchor"], sink))
 
 
 def _error(kind: str, error: object) -> dict[str, Any]:

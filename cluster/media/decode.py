@@ -45,12 +45,12 @@ def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> Decoded
     one that is written to meanwhile.
     """
     with open_media(path) as (container, stamp), open(sink, "wb", buffering=1 << 20, closefd=False) as file:
-        track = _track(container, stream)
+        track = sound_track(container, stream)
         damage = Damage(path)
         pcm = Pcm(file, limit_bytes)
-        timeline = Timeline(pcm, start_s(container), _end_s(container))
+        timeline = Timeline(pcm, start_s(container), end_s(container))
         for frame in frames(container, track, damage):
-            _add(timeline, frame, damage)
+            add_sound(timeline, frame, damage)
         timeline.flush()
         damage.settle()
         if timeline.frames == 0:
@@ -59,7 +59,7 @@ def decode_audio(path: str, stream: int, sink: int, limit_bytes: int) -> Decoded
         return DecodedPcm(pcm.samples, pcm.digest.hexdigest(), damage.packets, stamp)
 
 
-def _add(timeline: Timeline, frame: AudioFrame, damage: Damage) -> None:
+def add_sound(timeline: Timeline, frame: AudioFrame, damage: Damage) -> None:
     """Put the frame in its place; what cannot be resampled is left out like a damaged packet."""
     from av import FFmpegError
 
@@ -91,7 +91,8 @@ def _averaged(frame: AudioFrame) -> AudioFrame:
     return mixed
 
 
-def _track(container: InputContainer, stream: int) -> AudioStream:
+def sound_track(container: InputContainer, stream: int) -> AudioStream:
+    """The stream to decode, every other one left out; `BadMediaError` when it is no sound."""
     from av.audio.stream import AudioStream
 
     track = container.streams[stream] if 0 <= stream < len(container.streams) else None
@@ -101,5 +102,6 @@ def _track(container: InputContainer, stream: int) -> AudioStream:
     return track
 
 
-def _end_s(container: InputContainer) -> float | None:
+def end_s(container: InputContainer) -> float | None:
+    """Where the sound ends at the latest; a timestamp beyond it is damaged."""
     return container.duration / 1e6 + 1.0 if container.duration else None

@@ -7,10 +7,10 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
 from cluster.errors import FailureClass, RushesError, UsageError, classify
@@ -94,6 +94,14 @@ def is_missing(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def first_present(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first of these (with `uri`) that is there, as far as a look tells; `RushesError` without any."""
+    for row in sources:
+        if store.is_remote(row["uri"]) or not is_missing(row["uri"]):
+            return dict(row)
+    raise RushesError(f"no source of it is there now: {sources[0]['uri'] if sources else 'all are gone'}")
 
 
 def list_inputs(

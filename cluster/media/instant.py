@@ -55,7 +55,7 @@ def _at(path: str, asked: Mapping[str, Any], file: BinaryIO, anchor: Mapping[str
     from cluster.media.moving import open_reel
 
     with open_reel(path) as reel:
-        all_shown = reel.shown() if anchor is None else _shown_from(reel, anchor)
+        all_shown = reel.shown() if anchor is None else shown_from(reel, anchor)
         if all_shown is None:
             return None
         last: Shown | None = None
@@ -70,7 +70,7 @@ def _at(path: str, asked: Mapping[str, Any], file: BinaryIO, anchor: Mapping[str
     return {**told, "t_ms": last.place.t_ms, "until_ms": last.until_ms, "stamp": reel.stamp}
 
 
-def _shown_from(reel: Reel, anchor: Mapping[str, Any]) -> Iterator[Shown] | None:
+def shown_from(reel: Reel, anchor: Mapping[str, Any]) -> Iterator[Shown] | None:
     """Every frame that is shown from the anchor on; None when it is not found where its timestamp says.
 
     Timestamps that were made good in the pass lead elsewhere or nowhere, and the picture there is another.

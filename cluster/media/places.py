@@ -76,6 +76,10 @@ class Clock:
         """Milliseconds from the asset's start."""
         return pts * self.time_base * 1000 - self._zero_ms
 
+    def pts_at(self, ms: int) -> int:
+        """The timestamp of a time after the asset's start."""
+        return math.floor((ms + TICK_MS + self._zero_ms) / 1000 / self.time_base)
+
     def pts(self, frame: VideoFrame) -> int | None:
         """The frame's timestamp in the stream, made good; None for a frame that comes out of order."""
         expected = self._first if self._last is None else self._last + self.step

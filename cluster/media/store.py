@@ -95,6 +95,12 @@ def find_registered(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path)
     return found
 
 
+def cached_copy(cache_dir: Path, sha256: str) -> Path | None:
+    """This node's copy of a content that lies in an object store, if it has one."""
+    path = _cached(cache_dir, sha256)
+    return path if path.exists() else None
+
+
 def drop_cached(cache_dir: Path, sha256: str) -> None:
     """Delete this node's copy of a content that lies in an object store, if it has one."""
     _cached(cache_dir, sha256).unlink(missing_ok=True)

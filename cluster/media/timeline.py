@@ -1,4 +1,4 @@
-"""Where decoded sound goes: every frame to the place its timestamp says, as 16 kHz mono int16, bounded.
+"""Where decoded sound goes: every frame to the place its timestamp says, as int16, bounded; 16 kHz mono at ingest.
 
 Runs inside the media child, never in the caller's process.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.errors import MediaResourceError
 
@@ -24,19 +24,34 @@ JUMP_BACK_S = 10.0
 LONGEST_GAP_S = 6 * 3600.0
 
 
+class Sink(Protocol):
+    """Takes samples; any binary file does."""
+
+    def write(self, data: memoryview | bytes, /) -> object:
+        """Take these bytes."""
+        ...
+
+
 @dataclass(slots=True)
 class Pcm:
-    """The samples written so far, bounded, with their digest."""
+    """The samples written so far, bounded, with their digest; one sample has a value for each of the channels."""
 
-    file: BinaryIO
+    file: Sink
     limit_bytes: int
+    rate_hz: int = RATE_HZ
+    channels: int = 1
     samples: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        return SAMPLE_BYTES * self.channels
+
     def write(self, data: memoryview | bytes) -> None:
         """Append int16 little-endian samples; `MediaResourceError` when they would pass `limit_bytes`."""
-        self.samples += len(data) // SAMPLE_BYTES
-        if self.samples * SAMPLE_BYTES > self.limit_bytes:
+        self.samples += len(data) // self.sample_bytes
+        if self.samples * self.sample_bytes > self.limit_bytes:
             raise MediaResourceError(
                 f"its sound takes more than {self.limit_bytes / 2**20:.0f} MiB decoded: "
                 "raise decode_memory_bytes or split the file"
@@ -47,8 +62,8 @@ class Pcm:
     def silence(self, samples: int) -> None:
         """Append that many zeros, none when it is negative."""
         while samples > 0:
-            piece = min(samples, RATE_HZ)
-            self.write(bytes(piece * SAMPLE_BYTES))
+            piece = min(samples, self.rate_hz)
+            self.write(bytes(piece * self.sample_bytes))
             samples -= piece
 
 
@@ -81,6 +96,11 @@ class Timeline:
         self.heard_s += frame.samples / frame.sample_rate
         self.frames += 1
 
+    def begin(self, at_s: float) -> None:
+        """Count from a time after the asset's start: what comes before it is not read."""
+        self.heard_s = at_s
+        self.pcm.samples = round(at_s * self.pcm.rate_hz)
+
     def flush(self) -> None:
         """Append what the resampler still holds."""
         self._write(None)
@@ -93,14 +113,15 @@ class Timeline:
             self.shift_s -= late_s
         elif late_s > (GAP_S if self.frames else LEAD_S):
             self.flush()
-            self.pcm.silence(round(at_s * RATE_HZ) - self.pcm.samples)
+            self.pcm.silence(round(at_s * self.pcm.rate_hz) - self.pcm.samples)
             self.heard_s = at_s
 
     def _write(self, frame: AudioFrame | None) -> None:
         from av.audio.resampler import AudioResampler
 
         if self.resampler is None:
-            self.resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+            layout = "mono" if self.pcm.channels == 1 else "stereo"
+            self.resampler = AudioResampler(format="s16", layout=layout, rate=self.pcm.rate_hz)
         for piece in self.resampler.resample(frame):
             if piece is not None:
-                self.pcm.write(memoryview(piece.planes[0])[: piece.samples * SAMPLE_BYTES])
+                self.pcm.write(memoryview(piece.planes[0])[: piece.samples * self.pcm.sample_bytes])

@@ -85,6 +85,58 @@ def build_indexes(as_json: AsJson = False, config: Config = None) -> None:
         typer.echo(f"{row['kind']} space {row['space']}: {row['vectors']} vectors, {state}")
 
 
+@app.command("recall")
+def recall(
+    kind: Annotated[str | None, typer.Option(help="Only spaces of text, voice or image.", show_default=False)] = None,
+    queries: Annotated[int, typer.Option(min=1, max=10_000, help="So many stored vectors ask.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, max=500, help="For so many nearest ones.")] = 10,
+    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="Recall that searches are to have.")] = 0.95,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and tell; set nothing.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Measure what vector searches find of what is there, and set how many candidates they keep to reach the target."""
+    from dataclasses import asdict
+
+    from cluster.db.recall import keep_recall, measure_recall
+    from cluster.db.spaces import OWNER, list_spaces
+    from cluster.errors import UsageError
+
+    if kind is not None and kind not in OWNER:
+        raise UsageError(f"--kind {kind!r} is no kind of space: there are {', '.join(sorted(OWNER))}")
+    found = []
+    with corpus(config) as conn:
+        for space in list_spaces(conn):
+            if kind in (None, space.kind):
+                found.append(measure_recall(conn, space, queries=queries, k=k, target=target))
+                if not dry_run:
+                    keep_recall(conn, found[-1])
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        for line in _recall_lines(one, dry_run):
+            typer.echo(line)
+    if not found:
+        typer.echo("there is no space yet: `rushes ingest PATH` makes them")
+
+
+def _recall_lines(found: Any, dry_run: bool) -> list[str]:
+    name = f"{found.kind} space {found.space_id}: {found.vectors} vectors"
+    if found.exact_ms is None:
+        return [f"{name}, nothing to measure"]
+    if found.is_exact:
+        return [f"{name}, searched exactly, without an index (all compared: {found.exact_ms:.1f} ms)"]
+    lines = [f"{name}, recall@{found.k} of {found.queries} of them (all compared: {found.exact_ms:.1f} ms)"]
+    for one in found.curve:
+        times = f"p50 {one.p50_ms:.1f} ms, p95 {one.p95_ms:.1f} ms"
+        lines.append(f"  ef_search {one.ef_search:>3}: {one.recall:.3f}, {times}")
+    what = f"searches {'would keep' if dry_run else 'keep'} {found.ef_search} candidates"
+    if not found.reaches:
+        what += f": none of these reaches {found.target:g}"
+    return [*lines, f"  {what}"]
+
+
 @app.command("gc")
 def collect(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; drop nothing.")] = False,

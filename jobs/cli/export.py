@@ -72,9 +72,9 @@ def export(
 
 
 def _print(conn: Any, named: Sequence[Any], kind: str, *, alone: bool) -> None:
+    from cluster.db.transcripts import transcript_of
     from cluster.errors import UsageError
     from cluster.formats import FORMATS
-    from jobs.export import transcript_of
 
     if len(named) != 1 or not alone:
         flags = "--by, --speaker, --dry-run and --json need"
@@ -154,8 +154,8 @@ def _select(conn: Any, assets: Sequence[str], chosen: Any, every: bool, person: 
 
 
 def _export(conn: Any, named: Sequence[Any], options: Any, by_name: bool, as_json: bool) -> None:
+    from cluster.db.transcripts import missing_reason
     from jobs.export import export as write
-    from jobs.export import missing_reason
 
     would = "would write " if options.dry_run else ""
     done = write(conn, named, options, lambda path: None if as_json else typer.echo(f"{would}{path}"))

@@ -21,11 +21,13 @@ from jobs.cli import (
     images,
     imports,
     ingest,
+    keys,
     models,
     plan,
     profiles,
     reembed,
     search,
+    serve,
     show,
     speakers,
     status,
@@ -61,6 +63,8 @@ app.add_typer(db.app, name="db")
 app.add_typer(config.app, name="config")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(serve.app, name="serve")
 
 
 def main() -> None:

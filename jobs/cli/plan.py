@@ -24,6 +24,7 @@ def plan(
     from cluster.db.register import all_asset_ids
     from cluster.plan import Work, make_plan
     from cluster.plan import explain as explain_plan
+    from cluster.reservation import describe_reservation, serve_shares
     from jobs.execution import work_of
     from jobs.forecast import foretell, informed
     from jobs.runners import this_node
@@ -40,9 +41,10 @@ def plan(
         work = work_of(rows)
         if hours is not None:
             work = Work(hours * 3600, max(1, round(hours)))
+        node = this_node(settings)
         made = make_plan(
             work,
-            [this_node(settings)],
+            [node],
             chain_names(settings, wanted),
             runner=settings.runner,
             max_connections=int(row[0]),
@@ -53,5 +55,8 @@ def plan(
         print_json({**asdict(made), "forecast": asdict(forecast)})
         return
     lines = [*explain_plan(made, work), *([forecast.describe(work.media_s)] if work.assets else [])]
-    for line in lines if explain else lines[1:]:
+    served = settings.serve
+    shares = serve_shares(served.models, served.gpu_share, served.max_replicas)
+    lines.append(describe_reservation(shares, served.max_replicas, len(node.gpu_gib)))
+    for line in lines if explain else lines[1:-1]:
         typer.echo(line)

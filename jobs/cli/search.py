@@ -36,6 +36,7 @@ def search(
     channel: Channels = None,
     tag: Tags = None,
     collection: Collections = None,
+    speaker: Annotated[list[str] | None, typer.Option(help="Only while this person speaks; may be repeated.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="At most this many answers.")] = 5,
     rerank: Annotated[bool, typer.Option("--rerank", help="Let the profile's reranker order the best 100.")] = False,
     as_json: AsJson = False,
@@ -47,21 +48,21 @@ def search(
     hash where there are none.
     """
     _check(text, image, pictures, rerank)
+    scoped = (asset, asset_filter(channel, tag, collection), speaker or [])
     if image is not None or pictures:
-        scoped = (asset, asset_filter(channel, tag, collection))
         _show_pictures(config, text, image, scoped, limit, as_json)
         return
     assert text is not None
     choice = settings_from(config).model_choice("reranker") if rerank else None
     with corpus(config) as conn:
-        scope = scope_of(conn, asset, asset_filter(channel, tag, collection))
-        hits = find(conn, text, scope, limit) if choice is None else find_reranked(conn, text, scope, limit, choice)
+        scope = _scope(conn, *scoped)
+        found = find(conn, text, scope, limit) if choice is None else find_reranked(conn, text, scope, limit, choice)
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json([asdict(hit) for hit in found.hits])
         return
-    for line in hit_lines(hits):
+    for line in hit_lines(found.hits):
         typer.echo(line)
-    _tell_few(hits, limit)
+    _tell_few(found)
 
 
 def _check(text: str | None, image: Path | None, pictures: bool, rerank: bool) -> None:
@@ -75,24 +76,25 @@ def _check(text: str | None, image: Path | None, pictures: bool, rerank: bool) -
         raise UsageError("--rerank reads passages of speech: leave it out with --pictures and --image")
 
 
-def _tell_few(hits: list[Any], limit: int) -> None:
-    if len(hits) < limit:
-        typer.echo(f"{len(hits)} answer(s): the corpus holds no more that match")
+def _tell_few(found: Any) -> None:
+    if found.why_fewer:
+        typer.echo(f"{len(found.hits)} answer(s): {found.why_fewer}")
 
 
 def _show_pictures(
-    config: Path | None, text: str | None, image: Path | None, scoped: tuple[str | None, Any], limit: int, as_json: bool
+    config: Path | None, text: str | None, image: Path | None, scoped: tuple[Any, ...], limit: int, as_json: bool
 ) -> None:
     from cluster.media.blobs import blob_path
     from jobs.picture_search import find_by_image, find_by_words
 
     settings = settings_from(config)
     with corpus(config) as conn:
-        scope = scope_of(conn, *scoped)
+        scope = _scope(conn, *scoped)
         if image is not None:
-            hits = find_by_image(conn, settings, image, scope, limit)
+            found = find_by_image(conn, settings, image, scope, limit)
         else:
-            hits = find_by_words(conn, settings, readable(text or ""), scope, limit)
+            found = find_by_words(conn, settings, readable(text or ""), scope, limit)
+    hits = found.hits
     paths = [blob_path(settings.store_root(), hit.thumbnail) for hit in hits]
     if as_json:
         print_json([{**asdict(hit), "thumbnail_path": path} for hit, path in zip(hits, paths, strict=True)])
@@ -100,32 +102,31 @@ def _show_pictures(
     for hit, path in zip(hits, paths, strict=True):
         for line in picture_lines(hit, path):
             typer.echo(line)
-    _tell_few(hits, limit)
+    _tell_few(found)
 
 
-def scope_of(conn: Any, asset: str | None, chosen: Any) -> list[int] | None:
-    """The assets to search in; None for all. Raises `UsageError` for a name that nothing has."""
-    from cluster.db.filter import matching
+def _scope(conn: Any, asset: str | None, chosen: Any, speakers: list[str]) -> Any:
+    from cluster.db.filter import scope_of
     from cluster.db.report import find_asset
 
-    named = [find_asset(conn, asset)["asset_id"]] if asset else None
-    return matching(conn, chosen, named) if chosen else named
+    return scope_of(conn, chosen, speakers, [find_asset(conn, asset)["asset_id"]] if asset else None)
 
 
-def find(conn: Any, text: str, asset_ids: list[int] | None, limit: int) -> list[Any]:
-    """Hits of the active text space for `text`, in these assets or in all, embedded by that space's own model."""
+def find(conn: Any, text: str, scope: Any, limit: int) -> Any:
+    """Hits of the active text space for `text` in the scope, None for all, embedded by that space's own model."""
+    from cluster.db.knn import EVERYWHERE
     from cluster.db.search import search_active, search_chunks
     from cluster.errors import RushesError
 
     text = readable(text)
 
-    def search(space: Any) -> list[Any]:
-        return search_chunks(conn, space, embed_query(space, text), text, asset_ids=asset_ids, limit=limit)
+    def search(space: Any) -> Any:
+        return search_chunks(conn, space, embed_query(space, text), text, scope=scope or EVERYWHERE, limit=limit)
 
-    hits = search_active(conn, "text", search)
-    if hits is None:
+    found = search_active(conn, "text", search)
+    if found is None:
         raise RushesError("nothing is searchable yet: run `rushes ingest PATH` first")
-    return hits
+    return found
 
 
 def readable(text: str) -> str:
@@ -138,7 +139,7 @@ def readable(text: str) -> str:
     return text if text.isprintable() else text.encode("utf-8", "replace").decode()
 
 
-def find_reranked(conn: Any, text: str, asset_ids: list[int] | None, limit: int, choice: Any) -> list[Any]:
+def find_reranked(conn: Any, text: str, scope: Any, limit: int, choice: Any) -> Any:
     """The best `limit` of the first hits, in the order of the cross-encoder `choice`."""
     from actors.rerank import Reranker
     from cluster.db.search import CANDIDATES
@@ -146,12 +147,13 @@ def find_reranked(conn: Any, text: str, asset_ids: list[int] | None, limit: int,
     reranker = Reranker(choice, threads=len(os.sched_getaffinity(0)))
     reranker.load()
     try:
-        hits = find(conn, text, asset_ids, CANDIDATES)
-        scores = reranker.score(text, [hit.text for hit in hits]).tolist()
+        found = find(conn, text, scope, CANDIDATES)
+        scores = reranker.score(text, [hit.text for hit in found.hits]).tolist()
     finally:
         reranker.close()
-    scored = [replace(hit, rerank_score=score) for hit, score in zip(hits, scores, strict=True)]
-    return sorted(scored, key=lambda hit: -hit.rerank_score)[:limit]
+    scored = [replace(hit, rerank_score=score) for hit, score in zip(found.hits, scores, strict=True)]
+    best = sorted(scored, key=lambda hit: -hit.rerank_score)[:limit]
+    return replace(found, hits=best, why_fewer=found.why_fewer if len(best) < limit else None)
 
 
 def embed_query(space: Any, text: str) -> Any:

@@ -10,10 +10,9 @@ from cluster.db.doctor import DatabaseVisit
 from cluster.doctor import Check, Found
 from cluster.errors import RushesError
 from cluster.plan import Plan
-from cluster.settings import Settings
+from cluster.settings import Settings, settings_to_dict
 from jobs.doctor import machine, models
 from jobs.doctor.child import LoaderChild
-from jobs.spec import settings_to_dict
 
 NO_DEVICES: dict[str, Any] = {"names": (), "memory_gib": (), "ctranslate2_gpus": 0, "has_driver": False}
 

@@ -82,10 +82,6 @@ def resources(settings: Settings, plan: Plan, gpu_gib: tuple[float, ...]) -> Fou
     has = f"{node.cpus} CPU(s), {node.memory_gib:.1f} GiB, {cards}"
     takes = " + ".join(f"{group.actors} {group.name} x {group.gib_each} GiB" for group in plan.groups)
     text = f"{has}; {NOMINAL_HOURS} h would run as {plan.runner}: {takes}, {plan.hours_per_hour:.0f} h/h"
-    if gpu_gib and sum(group.gib_each for group in plan.groups) > min(gpu_gib):
-        return Found(
-            "FAIL", f"{text}: more than a card holds", "use a smaller profile, or set RUSHES_<ROLE>_DEVICE=cpu"
-        )
     if node.cpus > (os.cpu_count() or node.cpus):
         return Found("warn", f"{text}: the machine has {os.cpu_count()} CPU(s)", "lower RUSHES_CPUS")
     host_gib = sum(group.actors * group.gib_each for group in plan.groups)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.lanes import stored_fingerprints
-from cluster.db.stored import speech_fingerprint, unit_state
+from cluster.db.stored import lacks_child, speech_fingerprint, unit_state
 from cluster.errors import first_line
 from cluster.settings import Settings
 from jobs.ingest import ingest
@@ -14,11 +14,9 @@ from jobs.job import IngestOptions, Reporter
 
 def lacks_voices(conn: Any, settings: Settings, asset_id: int) -> bool:
     """Whether the transcript of the asset has no voices under these settings; False where there is none."""
-    speech = speech_fingerprint(conn, asset_id)
-    if speech is None:
-        return False
-    voices = stored_fingerprints(settings, speech, "voices")["voices"]
-    return unit_state(conn, asset_id, "voices", voices) != "done"
+    return lacks_child(
+        conn, asset_id, "voices", lambda speech: stored_fingerprints(settings, speech, "voices")["voices"]
+    )
 
 
 def extract_voices(conn: Any, settings: Settings, asset_id: int, reporter: Reporter) -> str | None:

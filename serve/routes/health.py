@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
+from cluster.db.pool import PoolBusyError
 from cluster.errors import RushesError
 from serve.errors import documented
 from serve.service import Service, Serving
@@ -45,6 +46,7 @@ async def ready(service: Serving) -> Response:
 @router.get("/metrics", response_class=Response, responses=documented())
 async def metrics(service: Serving) -> Response:
     """The metrics of this process, for Prometheus."""
+    await service.meter.corpus.refresh(service.corpus, service.models)
     body, content_type = service.meter.render()
     return Response(body, media_type=content_type)
 
@@ -53,5 +55,6 @@ async def _database(service: Service) -> str:
     try:
         await service.corpus.check()
     except RushesError as error:
-        return str(error)
+        # Health answers everybody: where the database is stays out of it.
+        return "every connection is in use" if isinstance(error, PoolBusyError) else "the database is away"
     return "ok"

@@ -123,6 +123,14 @@ def resolve_different(conn: psycopg.Connection[Any], assets: Sequence[int], auth
         return [_record(conn, "different", author, *pair) for pair in pairs]
 
 
+def latest(conn: psycopg.Connection[Any]) -> int:
+    """The latest decision in force; `UsageError` when there is none."""
+    row = conn.execute("SELECT max(event_id) FROM duplicate_decisions").fetchone()
+    if row is None or row[0] is None:
+        raise UsageError("there is nothing to undo: nobody decided anything that still stands")
+    return int(row[0])
+
+
 def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> Entry:
     """Take a decision back, the latest in force when no number is given; returns it.
 
@@ -131,10 +139,7 @@ def undo(conn: psycopg.Connection[Any], event_id: int | None, author: str) -> En
     with conn.transaction():
         _begin(conn, [])
         if event_id is None:
-            row = conn.execute("SELECT max(event_id) FROM duplicate_decisions").fetchone()
-            if row is None or row[0] is None:
-                raise UsageError("there is nothing to undo: nobody decided anything that still stands")
-            event_id = int(row[0])
+            event_id = latest(conn)
         entry = next(iter(read_history(conn, event_id=event_id)), None)
         if entry is None:
             raise UsageError(f"there is no event {event_id}: see `rushes dupes history`")
@@ -163,6 +168,8 @@ class Entry:
     kept: str | None
     undoes: int | None
     undone_by: int | None
+    sha256_a: str
+    sha256_b: str
 
     def in_words(self) -> str:
         """What was decided, in a few words."""
@@ -176,11 +183,14 @@ class Entry:
 
 _HISTORY: LiteralString = """
 SELECT e.event_id, e.at, e.author, e.verdict, a.name, b.name, CASE e.kept WHEN e.asset_a THEN a.name
-  WHEN e.asset_b THEN b.name END, e.undoes, u.event_id
+  WHEN e.asset_b THEN b.name END, e.undoes, u.event_id,
+  (SELECT encode(sha256, 'hex') FROM assets WHERE asset_id = e.asset_a),
+  (SELECT encode(sha256, 'hex') FROM assets WHERE asset_id = e.asset_b)
 FROM duplicate_events e JOIN asset_names a ON a.asset_id = e.asset_a JOIN asset_names b ON b.asset_id = e.asset_b
 LEFT JOIN duplicate_events u ON u.undoes = e.event_id
 WHERE (%(event)s::bigint IS NULL OR e.event_id = %(event)s)
   AND (%(asset)s::bigint IS NULL OR %(asset)s IN (e.asset_a, e.asset_b))
+  AND (%(before)s::bigint IS NULL OR e.event_id < %(before)s)
 ORDER BY e.event_id DESC LIMIT %(limit)s
 """
 
@@ -190,10 +200,12 @@ def read_history(
     *,
     event_id: int | None = None,
     asset_id: int | None = None,
+    before: int | None = None,
     limit: int | None = None,
 ) -> Iterator[Entry]:
-    """The events, latest first: all, this one, or those about this asset; at most `limit`."""
-    return (Entry(*row) for row in conn.execute(_HISTORY, {"event": event_id, "asset": asset_id, "limit": limit}))
+    """The events, latest first: all, this one, or those about this asset; at most `limit`, those `before` another."""
+    values = {"event": event_id, "asset": asset_id, "before": before, "limit": limit}
+    return (Entry(*row) for row in conn.execute(_HISTORY, values))
 
 
 def _begin(conn: psycopg.Connection[Any], ids: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ class Place:
     """A time of an asset that an event points at, and whom it named there (None: nobody known)."""
 
     asset: str
+    sha256: str
     start_ms: int
     end_ms: int
     scope: str
@@ -83,11 +84,12 @@ WHERE (%(events)s::bigint[] IS NULL OR e.event_id = ANY(%(events)s))
     OR coalesce(e.undoes, e.event_id) IN (SELECT event_id FROM speaker_marks WHERE speaker_id = ANY(%(people)s))
     OR e.undoes IN (SELECT event_id FROM speaker_events WHERE speaker_id = ANY(%(people)s)
       OR into_id = ANY(%(people)s)))
+  AND (%(before)s::bigint IS NULL OR e.event_id < %(before)s)
 ORDER BY e.event_id DESC LIMIT %(limit)s
 """
 _PLACES: LiteralString = """
-SELECT m.event_id, n.name, m.start_ms, m.end_ms, m.scope, p.name FROM speaker_marks m
-JOIN asset_names n USING (asset_id) LEFT JOIN speakers p ON p.speaker_id = m.speaker_id
+SELECT m.event_id, n.name, encode(a.sha256, 'hex'), m.start_ms, m.end_ms, m.scope, p.name FROM speaker_marks m
+JOIN assets a USING (asset_id) JOIN asset_names n USING (asset_id) LEFT JOIN speakers p ON p.speaker_id = m.speaker_id
 WHERE m.event_id = ANY(%s) ORDER BY m.mark_id
 """
 
@@ -97,12 +99,17 @@ def read_history(
     *,
     people: Iterable[int] | None = None,
     event_ids: Iterable[int] | None = None,
+    before: int | None = None,
     limit: int | None = None,
 ) -> list[Entry]:
-    """The events, latest first: all, or those about these people, or these numbers; at most `limit`."""
+    """The events, latest first: all, or those about these people, or these numbers; at most `limit`.
+
+    `before` leaves out this event and all after it.
+    """
     values = {
         "people": None if people is None else sorted(set(people)),
         "events": None if event_ids is None else sorted(set(event_ids)),
+        "before": before,
         "limit": limit,
     }
     entries = {row[0]: Entry(*row) for row in conn.execute(_EVENTS, values)}

@@ -62,6 +62,14 @@ def known_speaker(conn: psycopg.Connection[Any], name: str) -> Speaker:
     raise UsageError(f"nobody is called {shortened(name)}; {alike_names(conn, name)}")
 
 
+def speaker_by_id(conn: psycopg.Connection[Any], speaker_id: int) -> Speaker | None:
+    """The person in use of this number; None for one that is not, or was merged into somebody."""
+    row = conn.execute(
+        "SELECT speaker_id, name FROM speakers WHERE speaker_id = %s AND is_used AND merged_into IS NULL", (speaker_id,)
+    ).fetchone()
+    return None if row is None else Speaker(*row)
+
+
 def alike_names(conn: psycopg.Connection[Any], name: str) -> str:
     """`did you mean ...?` with the names that begin alike or are spelled alike, else which names there are."""
     names, found = _names_in_use(conn), similar_names(conn, name)

@@ -1,20 +1,23 @@
-"""What followed from a decision: how far a name reaches, and where it was not passed on."""
+"""What followed from a decision: how far a name reaches, where it was not passed on, who is unknown again."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 
-from cluster.db.speakers.events import Target
+from cluster.db.speakers.actions import Decision
+from cluster.db.speakers.events import Target, count_unnamed
 from cluster.db.speakers.names import Speaker
 from cluster.db.speakers.pointing import clusters_of
 from cluster.db.speakers.propagate import held_back
 from cluster.db.speakers.state import pieces_of
+from cluster.db.speakers.who import voices_of
 from cluster.speakers.decide import speaks_most
+from cluster.speakers.who import Who
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,40 @@ class HeldBack:
 
     cluster_id: int
     reasons: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A decision and what followed; `voices` are those of the assets pointed at, with their counts of segments.
+
+    `unnamed` voices were recognised by what was decided about, and are unknown now.
+    """
+
+    decision: Decision
+    reach: Reach | None
+    held_back: Sequence[HeldBack]
+    voices: Mapping[int, Mapping[Who, int]]
+    unnamed: int
+
+
+def decide(
+    conn: psycopg.Connection[Any],
+    action: Callable[[], Decision],
+    targets: Sequence[Target] = (),
+    *,
+    dry_run: bool = False,
+) -> Outcome:
+    """Do it and read what followed in the same transaction, which a dry run takes back."""
+    with conn.transaction(force_rollback=dry_run):
+        done = action()
+        speaker = done.speaker
+        return Outcome(
+            decision=done,
+            reach=None if speaker is None else reach_of(conn, speaker),
+            held_back=[] if speaker is None else not_passed_on(conn, targets, speaker),
+            voices=voices_of(conn, sorted({target.asset_id for target in targets})),
+            unnamed=count_unnamed(conn, done.event_id),
+        )
 
 
 def reach_of(conn: psycopg.Connection[Any], speaker: Speaker) -> Reach:

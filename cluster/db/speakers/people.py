@@ -63,6 +63,25 @@ def assets_of(conn: psycopg.Connection[Any], speaker_id: int) -> list[dict[str, 
     )
 
 
+# From the speaker's rows outward, as in `outcome`: the view would be read whole.
+_SEGMENTS = """
+WITH family AS (SELECT speaker_id FROM speakers WHERE root_id = %(id)s),
+heard AS (SELECT asset_id FROM local_speakers WHERE speaker_id IN (SELECT speaker_id FROM family)
+  UNION SELECT s.asset_id FROM segment_labels l JOIN segments s USING (segment_id)
+    WHERE l.speaker_id IN (SELECT speaker_id FROM family))
+SELECT encode(a.sha256, 'hex') AS sha256, n.name, v.local_speaker, v.start_ms, v.end_ms, s.text, v.method, v.score
+FROM segment_speakers v JOIN segments s USING (segment_id) JOIN assets a ON a.asset_id = v.asset_id
+JOIN asset_names n ON n.asset_id = v.asset_id
+WHERE v.asset_id IN (SELECT asset_id FROM heard) AND v.speaker_id = %(id)s
+ORDER BY n.name, v.asset_id, v.idx LIMIT %(limit)s OFFSET %(offset)s
+"""
+
+
+def segments_of(conn: psycopg.Connection[Any], speaker_id: int, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    """What the person says, by name of the asset and by time: at most `limit` segments after so many."""
+    return dicts(conn, _SEGMENTS, {"id": speaker_id, "limit": limit, "offset": offset})
+
+
 def events_about(conn: psycopg.Connection[Any], speaker_id: int) -> list[dict[str, Any]]:
     """What was decided about the person and those merged into it, oldest first."""
     return dicts(

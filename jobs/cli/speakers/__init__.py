@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.cli.speakers import clusters, decisions, identify, labels, people
+from jobs.cli.speakers import clusters, decisions, identify, labels, people, voices
 
 app = typer.Typer(no_args_is_help=True, help="People across files: cluster, label, recognise, undo.")
 app.command("cluster")(clusters.cluster)
@@ -14,6 +14,7 @@ app.command("calibrate")(identify.calibrate)
 app.command("rank")(identify.rank)
 app.command("label")(labels.label)
 app.command("enroll")(labels.enroll)
+app.command("voices")(voices.voices)
 app.command("merge")(decisions.merge)
 app.command("split")(decisions.split)
 app.command("rename")(decisions.rename)

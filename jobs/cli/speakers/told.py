@@ -8,23 +8,19 @@ from typing import Any
 
 def decide(conn: Any, action: Any, targets: Sequence[Any] = (), *, dry_run: bool = False) -> dict[str, Any]:
     """Do it and read what followed in the same transaction, which a dry run takes back."""
-    from cluster.db.speakers.events import count_unnamed
-    from cluster.db.speakers.outcome import not_passed_on, reach_of
-    from cluster.db.speakers.who import voices_of
+    from cluster.db.speakers import outcome
 
-    with conn.transaction(force_rollback=dry_run):
-        done = action()
-        speaker = done.speaker
-        assets = sorted({target.asset_id for target in targets})
-        return {
-            "event": None if dry_run else done.event_id,
-            "speaker": None if speaker is None else speaker.name,
-            "is_new": done.is_new,
-            "reach": None if speaker is None else reach_of(conn, speaker),
-            "held_back": [] if speaker is None else not_passed_on(conn, targets, speaker),
-            "assets": voices_of(conn, assets),
-            "unnamed": count_unnamed(conn, done.event_id),
-        }
+    found = outcome.decide(conn, action, targets, dry_run=dry_run)
+    speaker = found.decision.speaker
+    return {
+        "event": None if dry_run else found.decision.event_id,
+        "speaker": None if speaker is None else speaker.name,
+        "is_new": found.decision.is_new,
+        "reach": found.reach,
+        "held_back": found.held_back,
+        "assets": found.voices,
+        "unnamed": found.unnamed,
+    }
 
 
 def told(found: dict[str, Any], names: dict[int, str]) -> list[str]:

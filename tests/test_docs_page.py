@@ -1,0 +1,60 @@
+"""The page of the API: everything it needs comes from the service itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urljoin
+
+import pytest
+
+from tests.api_client import Api, api_over
+
+
+@pytest.fixture
+def api(db_url: str) -> Iterator[Api]:
+    with api_over(db_url) as found:
+        yield found
+
+
+def test_the_page_and_all_it_names_are_served_from_here(api: Api) -> None:
+    page = api.client.get("/docs")
+    assert page.status_code == 200
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(named) == 4
+    kinds = {}
+    for name in named:
+        found = api.client.get(urljoin("/docs", name))
+        assert found.status_code == 200, name
+        assert found.content
+        kinds[name.rpartition("/")[2]] = found.headers["content-type"].partition(";")[0]
+    assert kinds == {
+        "swagger-ui.css": "text/css",
+        "favicon.png": "image/png",
+        "swagger-ui-bundle.js": "text/javascript",
+        "start.js": "text/javascript",
+    }
+    start = api.client.get("/docs/static/start.js").text
+    [document] = re.findall(r'url: "([^"]+)"', start)
+    assert api.client.get(urljoin("/docs", document)).json()["info"]["title"] == "rushes"
+
+
+def test_no_other_host_is_named_and_none_is_allowed(api: Api) -> None:
+    page, start = api.client.get("/docs"), api.client.get("/docs/static/start.js")
+    assert "//" not in page.text + start.text
+    assert "validatorUrl: null" in start.text
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert not re.search(r"https?:|\*", policy)
+    assert "<script>" not in page.text
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2Fcore.py", "%2e%2e%2f__init__.py", "redoc.standalone.js"])
+def test_only_the_files_of_the_page_are_served(api: Api, name: str) -> None:
+    assert api.client.get(f"/docs/static/{name}").status_code == 404
+
+
+def test_the_page_asks_for_a_key_where_others_reach_the_service(db_url: str) -> None:
+    with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
+        for path in ("/docs", "/docs/static/start.js", "/openapi.json", "/metrics"):
+            assert api.client.get(path).status_code == 401
