@@ -63,7 +63,10 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.images
 	$(PY) -m benchmarks.real_pictures $(PHOTOS)
 	$(PY) -m benchmarks.duplicates $(PHOTOS)
+	$(PY) -m benchmarks.serve_search
+	$(PY) -m benchmarks.serve_overload
 	$(PY) -m benchmarks.ingest
+	@echo 'beside infinity-emb: $(PY) -m benchmarks.serve --infinity VENV/bin/infinity_emb'
 
 # Kill drivers, actors, writers, decoders, connections and servers N times each (27 meet every point), a quarter of a minute a run.
 N ?= 27

@@ -53,7 +53,12 @@ def test_every_command_of_the_readme_runs_as_written(tmp_path):
     home.mkdir()
     try:
         (home / "recordings").symlink_to(recordings)
-        run("\n".join(["set -e", *shell]), tmp_path, {"HOME": str(home), "RUSHES_DATA_DIR": str(home / "data")})
+        # what the README starts in the background holds the output open
+        run(
+            "\n".join(["set -e", "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT", *shell]),
+            tmp_path,
+            {"HOME": str(home), "RUSHES_DATA_DIR": str(home / "data")},
+        )
     finally:
         shutil.rmtree(home)
 
