@@ -12,15 +12,17 @@ from fastapi import Depends, Request
 from starlette.types import Scope
 
 from cluster.db.api_keys import ApiKey, keys_in_force, match_key
+from cluster.db.connect import RefusedError
 from cluster.db.patience import DatabaseAwayError
-from cluster.db.pool import Corpus
+from cluster.db.pool import Corpus, PoolBusyError
 from serve.errors import ForbiddenError, NoKeyError, UnavailableError
 
 # A revoked key opens nothing after so long.
 REFRESH_S = 5.0
+# Every request waits while keys are read: a pool that is full, or a server that hangs, must not stop them all.
+READ_S = 2.0
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 _NO_KEY = "give an API key: `Authorization: Bearer KEY` (`rushes keys create`)"
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def is_loopback(host: str) -> bool:
@@ -34,7 +36,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Keys:
-    """The keys in force, read from the corpus every few seconds; a database that is away leaves those known."""
+    """The keys in force, read from the corpus every few seconds; a database that is away or busy leaves those known."""
 
     def __init__(self, corpus: Corpus, refresh_s: float = REFRESH_S) -> None:
         self._corpus, self._refresh_s = corpus, refresh_s
@@ -51,10 +53,11 @@ class Keys:
 
     async def _read(self) -> None:
         try:
-            self._known = await self._corpus.run(keys_in_force)
-        except DatabaseAwayError as error:
+            async with asyncio.timeout(READ_S):
+                self._known = await self._corpus.run(keys_in_force)
+        except (DatabaseAwayError, RefusedError, PoolBusyError, TimeoutError) as error:
             if self._known is None:
-                raise UnavailableError("keys cannot be checked: the database is away") from error
+                raise UnavailableError("keys cannot be checked: the database is away or busy") from error
         self._read_s = time.monotonic()
 
 
@@ -81,7 +84,7 @@ class Access:
         if not self.open_reads:
             raise NoKeyError(_NO_KEY if presented is None else "this API key is unknown or revoked")
         # A client that must send some key, as OpenAI's does, reads here with any.
-        if _host_name(headers.get(b"host", "")) not in LOCAL_NAMES:
+        if not is_loopback(_host_name(headers.get(b"host", ""))):
             raise ForbiddenError("without a key this service answers to the names of this machine only")
         return None
 
@@ -94,7 +97,8 @@ def _presented(headers: dict[bytes, str]) -> str | None:
 
 
 def _host_name(host: str) -> str:
-    return host if host.endswith("]") else host.rpartition(":")[0] or host
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name.removeprefix("[").removesuffix("]").lower()
 
 
 def writer(request: Request) -> ApiKey:

@@ -97,6 +97,12 @@ class Batcher(Generic[T, R]):
         self._thread: threading.Thread | None = None
         self._end: str | None = None
         self.last_good_s = float("-inf")
+        self._busy_since_s = 0.0
+
+    @property
+    def busy_since_s(self) -> float | None:
+        """Since when somebody has been waiting for the device, by the monotonic clock; None while nobody is."""
+        return self._busy_since_s if self._open else None
 
     @property
     def alive(self) -> bool:
@@ -139,6 +145,8 @@ class Batcher(Generic[T, R]):
         entries = [Entry(self._cost(item), call, place, item) for place, item in enumerate(items)]
         with self._changed:
             self.require_alive()
+            if not self._open:
+                self._busy_since_s = time.monotonic()
             self._open.add(call)
             self._queue.add(entries)
             if self._thread is None:

@@ -11,14 +11,15 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.settings import ServeSettings
-from serve.errors import ApiError, DeadlineError, TooLargeError, TooSlowError, envelope
+from serve.errors import ApiError, BusyError, DeadlineError, TooLargeError, TooSlowError, envelope
 from serve.faults import told
 from serve.service import Service
 
@@ -26,7 +27,10 @@ from serve.service import Service
 IDLE_S = 20.0
 # Work that does not end when it is told to is left behind.
 END_S = 5.0
-_ID = re.compile(r"[\w.-]{1,128}")
+# Of each replica of the audio model: what it hears, what waits for it, and what is on its way here. Every recording
+# takes its size of the disk twice.
+UPLOADS_PER_REPLICA = 16
+_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _UPLOADS = ("/v1/audio/",)
 
 logger = logging.getLogger("rushes.serve")
@@ -48,11 +52,15 @@ class Exchange:
     spent_s: dict[str, float] = field(default_factory=dict)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What every answer carries: the id, and where the time went."""
+        """What every answer carries: the id, where the time went, and that its type is what it says."""
         total_s = time.perf_counter() - self.began_s
         parts = {"total": total_s, **self.spent_s}
         timing = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())
-        return [(b"x-request-id", self.request_id.encode()), (b"server-timing", timing.encode())]
+        return [
+            (b"x-request-id", self.request_id.encode()),
+            (b"server-timing", timing.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
 
 
 class Edge:
@@ -60,6 +68,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
+        self._uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection; what is no HTTP request passes through."""
@@ -80,12 +89,15 @@ class Edge:
     async def _serve(self, scope: Scope, receive: Receive, outgoing: _Outgoing) -> None:
         limits = self.service.settings.serve
         is_upload = scope["path"].startswith(_UPLOADS)
-        incoming = _Incoming(receive, _most_bytes(limits, is_upload))
+        incoming = _Incoming(receive, _most_bytes(scope["method"], limits, is_upload))
         try:
             incoming.check_length(scope)
             scope["state"]["key"] = await self.service.access.admit(scope)
-            limit_s = limits.audio_timeout_s if is_upload else limits.timeout_s
-            await self._within(limit_s, scope, incoming, outgoing)
+            if is_upload:
+                with self._upload():
+                    await self._within(limits.audio_timeout_s, scope, incoming, outgoing)
+            else:
+                await self._within(limits.timeout_s, scope, incoming, outgoing)
         except HungUpError:
             raise
         except Exception as error:
@@ -93,22 +105,35 @@ class Edge:
                 raise
             await self._refuse(scope, outgoing, told(error))
 
+    @contextmanager
+    def _upload(self) -> Iterator[None]:
+        """A place for a recording, before anything of it is read; `BusyError` when there is none."""
+        most = UPLOADS_PER_REPLICA * self.service.settings.serve.max_replicas
+        if self._uploads >= most:
+            raise BusyError(f"{self._uploads} recordings are sent or heard, {most} at most", retry_after_s=10)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
     async def _within(self, limit_s: float, scope: Scope, incoming: _Incoming, outgoing: _Outgoing) -> None:
         """The route, until it ends, its time is over or its client goes; the time ends where its answer begins."""
         route = asyncio.ensure_future(self.app(scope, incoming.receive, outgoing.send))
-        gone = asyncio.ensure_future(incoming.gone.wait())
         pump = asyncio.ensure_future(incoming.pump())
         answered = asyncio.ensure_future(outgoing.started.wait())
         try:
-            await asyncio.wait({route, gone, answered}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            if not route.done() and not gone.done() and not answered.done():
+            await asyncio.wait({route, pump, answered}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not route.done() and not pump.done() and not answered.done():
                 raise DeadlineError(f"the request took longer than {limit_s:g} s and was ended")
-            await asyncio.wait({route, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({route, pump}, return_when=asyncio.FIRST_COMPLETED)
             if not route.done():
+                if not outgoing.began:
+                    pump.result()
                 raise HungUpError
             await route
         finally:
-            await _end(route, gone, pump, answered)
+            await _end(route, pump, answered)
 
     async def _refuse(self, scope: Scope, outgoing: _Outgoing, error: ApiError) -> None:
         outgoing.exchange.cause = error.code
@@ -128,12 +153,11 @@ class Edge:
 
 
 class _Incoming:
-    """The body, bounded in bytes and in idle time; `gone` says that the client went away."""
+    """The body, bounded in bytes and in idle time."""
 
     def __init__(self, receive: Receive, most_bytes: int) -> None:
         self._receive, self._most_bytes, self._got_bytes = receive, most_bytes, 0
-        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue(4)
-        self.gone = asyncio.Event()
+        self._messages: asyncio.Queue[Message] = asyncio.Queue(4)
 
     def check_length(self, scope: Scope) -> None:
         """Raise `TooLargeError` before anything is read, when the client says how much it sends."""
@@ -142,35 +166,25 @@ class _Incoming:
             raise self._too_large(int(length))
 
     async def receive(self) -> Message:
-        got = await self._messages.get()
-        if isinstance(got, Exception):
-            raise got
-        return got
+        return await self._messages.get()
 
     async def pump(self) -> None:
-        """Read on until the client has sent everything, then until it goes."""
+        """Read on until the client goes. Raises `TooSlowError` and `TooLargeError`, whoever waits for the body."""
         more = True
         while more:
             try:
                 # not wait_for: until Python 3.12 it loses a cancellation that comes at the wrong moment
                 async with asyncio.timeout(IDLE_S):
                     message = await self._receive()
-            except TimeoutError:
-                await self._messages.put(TooSlowError(f"nothing of the body came for {IDLE_S:g} s"))
-                return
+            except TimeoutError as error:
+                raise TooSlowError(f"nothing of the body came for {IDLE_S:g} s") from error
             self._got_bytes += len(message.get("body", b""))
             if self._got_bytes > self._most_bytes:
-                await self._messages.put(self._too_large(self._got_bytes))
-                return
+                raise self._too_large(self._got_bytes)
             more = message["type"] == "http.request" and message.get("more_body", False)
             await self._messages.put(message)
-            if message["type"] == "http.disconnect":
-                self.gone.set()
-                return
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone.set()
-        await self._messages.put({"type": "http.disconnect"})
+        while message["type"] != "http.disconnect":
+            message = await self._receive()
 
     def _too_large(self, size_bytes: int) -> TooLargeError:
         return TooLargeError(f"the body has {size_bytes} bytes or more, {self._most_bytes} are taken")
@@ -208,7 +222,10 @@ async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-def _most_bytes(limits: ServeSettings, is_upload: bool) -> int:
+def _most_bytes(method: str, limits: ServeSettings, is_upload: bool) -> int:
+    # No route reads a body here, and one that nobody reads would hide that its client goes.
+    if method in ("GET", "HEAD"):
+        return 0
     return limits.max_audio_bytes if is_upload else limits.max_body_bytes
 
 

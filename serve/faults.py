@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cluster.db.connect import RefusedError
 from cluster.db.patience import DatabaseAwayError
 from cluster.db.pool import PoolBusyError
 from cluster.errors import RushesError, UsageError
@@ -32,7 +33,10 @@ def told(error: Exception) -> ApiError:
     """The answer for an error; one of ours keeps its words, any other keeps its secrets."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, DatabaseAwayError):
+    if isinstance(error, RefusedError):
+        # Its words name host and user.
+        logger.error("%s", error)
+    if isinstance(error, DatabaseAwayError | RefusedError):
         return UnavailableError("the database is away; it is looked for again with every request", retry_after_s=2)
     if isinstance(error, PoolBusyError):
         return BusyError(str(error))
@@ -43,8 +47,7 @@ def told(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors())
     if isinstance(error, HTTPException):
-        # what the edge raised while FastAPI read the body
-        return error.__cause__ if isinstance(error.__cause__, ApiError) else _plain(error)
+        return _plain(error)
     logger.error("a fault of the service", exc_info=error)
     return ApiError("the service failed on this request; its log says why", code="internal")
 

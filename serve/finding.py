@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from serve.models import ModelCard, Models
 from serve.service import Service
 
 T = TypeVar("T")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 # Of a shot that lasts longer, the clip is what surrounds the moment.
 CLIP_BEFORE_MS, CLIP_AFTER_MS = 15_000, 45_000
 
@@ -197,8 +198,14 @@ def _decoded(text: str) -> NDArray[np.float64]:
 
 def matches_of(text: str, query: str) -> list[tuple[int, int]]:
     """Where words of the query stand in the text, [from, to) in characters; case does not count."""
-    wanted = {word.casefold() for word in _WORD.findall(query)}
-    return [word.span() for word in _WORD.finditer(text) if word.group().casefold() in wanted]
+    wanted = {query[start:end].casefold() for start, end in _words(query)}
+    return [(start, end) for start, end in _words(text) if text[start:end].casefold() in wanted]
+
+
+def _words(text: str) -> Iterator[tuple[int, int]]:
+    """Where words stand, as full-text search cuts them: accents and vowel signs belong to the letter before them."""
+    letters = "".join("a" if unicodedata.category(char).startswith("M") else char for char in text)
+    return (word.span() for word in _WORD.finditer(letters))
 
 
 def frame_url(sha256: str, t_ms: int) -> str:

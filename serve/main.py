@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cluster.db.api_keys import keys_in_force
 from cluster.db.connect import Database
@@ -107,6 +108,7 @@ def _ray(settings: Settings, address: str | None, folder: str) -> Iterator[None]
             raise RushesError(no_cluster(address)) from error
     else:
         dashboard = os.environ["RAY_API_SERVER_ADDRESS"]
+        _agent_at_any_port()
         ray.init(
             "local",
             num_cpus=settings.cpus or len(os.sched_getaffinity(0)),
@@ -125,6 +127,14 @@ def _ray(settings: Settings, address: str | None, folder: str) -> Iterator[None]
         yield
     finally:
         _end(settings, local=address is None)
+
+
+def _agent_at_any_port() -> None:
+    """The agent that begins jobs listens at a free port: at Ray's own 52365 only one Ray of a machine takes any."""
+    from ray._private import parameter
+
+    # `ray.init` has no argument for it.
+    cast(Any, parameter).RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=None)
 
 
 def _end(settings: Settings, *, local: bool) -> None:

@@ -95,7 +95,7 @@ def ranged(
     if request.headers.get("if-range", etag).strip() != etag:
         wanted = None
     part = parse_range(wanted, content.size_bytes)
-    told = {"etag": etag, "accept-ranges": "bytes", "x-content-type-options": "nosniff", **headers}
+    told = {"etag": etag, "accept-ranges": "bytes", **headers}
     first, length = part or (0, content.size_bytes)
     if part is not None:
         told["content-range"] = f"bytes {first}-{first + length - 1}/{content.size_bytes}"

@@ -98,6 +98,8 @@ class Coalescer:
             load.append((request, request.sent, stop))
             room -= stop - request.sent
             request.sent = stop
+        # Of a list that did not fit the rest comes after those who wait behind it.
+        self._waiting.rotate(-1)
         return load
 
     async def _call(self, load: list[_Slice]) -> None:
@@ -121,7 +123,7 @@ class Coalescer:
 
     def _let_go(self) -> None:
         for call, load in self._calls.items():
-            if all(request.answered.cancelled() for request, _, _ in load):
+            if all(request.answered.done() for request, _, _ in load):
                 call.cancel()
 
 

@@ -258,6 +258,8 @@ def test_an_upload_is_one_file_that_is_not_empty(fakes: Api) -> None:
     assert (empty.status_code, empty.json()["error"]["param"]) == (422, "file")
     two = fakes.client.post(TRANSCRIPTIONS, data={"model": "whisper-1"}, files=[("file", b"a"), ("file", b"b")])
     assert (two.status_code, two.json()["error"]["param"]) == (422, "file")
+    many = fakes.client.post(TRANSCRIPTIONS, data={"model": "whisper-1"}, files=[("file", b"a")] * 3)
+    assert many.status_code == 400, many.text
     none = fakes.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", "file": "/etc/passwd"})
     assert (none.status_code, none.json()["error"]["param"]) == (422, "file")
     json = fakes.client.post(TRANSCRIPTIONS, json={"model": "whisper-1", "file": "/etc/passwd"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
 import wave
 
@@ -209,6 +210,25 @@ def test_a_model_that_fails_on_one_text_serves_the_others(tiny_weights, monkeypa
     engine.close()
 
 
+def test_numbers_that_are_none_are_served_to_nobody(tiny_weights, monkeypatch):
+    engine = tiny_engine(tiny_weights)
+    engine.load()
+    bad = engine._texts.tokens(["bad luck"], "document")[0].ids
+    begin = Texts.begin_tokens
+
+    def overflowing(self, tokens):
+        vectors = begin(self, tokens)()
+        vectors[[one.ids == bad for one in tokens], 1] = np.nan
+        return lambda: vectors
+
+    monkeypatch.setattr(Texts, "begin_tokens", overflowing)
+    engine = TextEngine(engine.choice, "a space")
+    answers = served(engine, documents(["one", "bad luck", "two"]))
+    assert answers.statuses == {1: 500}
+    assert np.isfinite(answers.values[[0, 2]]).all()
+    engine.close()
+
+
 def test_health_is_a_real_forward_unless_one_was_of_late(tiny_weights):
     engine = tiny_engine(tiny_weights)
     engine.load()
@@ -235,6 +255,31 @@ def test_health_is_a_real_forward_unless_one_was_of_late(tiny_weights):
         served(engine, documents(["hello"]))
     with pytest.raises(UnavailableError):
         served(engine, documents([""]))
+
+
+def test_a_device_at_work_is_not_asked_to_wait_for_its_own_queue(tiny_weights):
+    engine = tiny_engine(tiny_weights)
+    engine.load()
+    begun, finish, real = threading.Event(), threading.Event(), engine.batcher._run
+
+    def slow(tokens):
+        begun.set()
+        assert finish.wait(60)
+        return real(tokens)
+
+    async def work():
+        engine.batcher._run = slow
+        asked = asyncio.ensure_future(engine.run(documents(["hello"])))
+        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.wait_for(engine.check(), 20)
+        engine.batcher._busy_since_s -= 2 * shared.LONGEST_WORK_S
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.check(), 0.05)
+        finish.set()
+        assert (await asked).errors == {}
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+    engine.close()
 
 
 def jpeg(colour, size=(90, 60)):

@@ -94,6 +94,14 @@ def test_one_asset_is_searched_exactly_and_says_how_much_it_has(many):
     assert found.why_fewer == f"only {CHUNKS} vectors match the filters"
 
 
+def test_one_asset_is_searched_exactly_however_much_it_has(many, monkeypatch):
+    conn, made = many
+    monkeypatch.setattr(knn, "EXACT_MOST", CHUNKS - 1)
+    first, second = int(made.assets[0]), int(made.assets[-1])
+    assert nearest(conn, made.space, made.queries[0], 5, scope=Scope([first])).is_exact
+    assert not nearest(conn, made.space, made.queries[0], 5, scope=Scope([first, second])).is_exact
+
+
 def test_what_lies_far_from_the_question_is_found_all_the_same(many):
     conn, made = many
     scope, keep = channel(conn, made, "apart")

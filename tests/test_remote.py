@@ -85,6 +85,39 @@ def test_requests_of_one_moment_ride_together_at_once():
     run(work)
 
 
+def test_a_long_list_lets_those_behind_it_ride_in_the_next_call():
+    async def work():
+        replica = Replica()
+        coalescer = Coalescer(replica.send, calls=1, items_per_call=4)
+        long, short = (asyncio.ensure_future(coalescer.run(items)) for items in (list(range(12)), [20]))
+        await asyncio.sleep(0.001)
+        replica.gate.set()
+        assert (await short).tokens == [20]
+        assert (await long).tokens == list(range(12))
+        assert replica.calls == [[0, 1, 2, 3], [20, 4, 5, 6], [7, 8, 9, 10], [11]]
+
+    run(work)
+
+
+def test_what_is_under_way_of_a_request_that_failed_is_cancelled():
+    async def work():
+        replica = Replica()
+
+        async def send(items: list[int]) -> Answers:
+            if 1 in items:
+                await asyncio.sleep(0.001)
+                raise UnavailableError("gone")
+            return await replica.send(items)
+
+        coalescer = Coalescer(send, calls=2, items_per_call=1)
+        with pytest.raises(UnavailableError):
+            await coalescer.run([1, 2])
+        await asyncio.sleep(0.001)
+        assert (replica.calls, replica.cancelled) == ([[2]], 1)
+
+    run(work)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.integers(-5, 1000), min_size=1, max_size=30), min_size=1, max_size=20),

@@ -17,8 +17,9 @@ from cluster.db.connect import open_connection
 from cluster.db.results import commit_row
 from cluster.db.speakers.actions import label
 from cluster.db.speakers.events import Target
-from serve.finding import Found
+from serve.finding import Found, matches_of
 from serve.models import Heard, ModelCard
+from serve.routes import knn as knn_routes
 from tests.api_client import Api, api_over
 from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
 from tests.fake_models import FakeModels, vector_of
@@ -103,6 +104,22 @@ def test_a_text_finds_the_passage_its_time_its_words_and_where_to_hear_it(api: A
     assert (hit.thumbnail_url, hit.transcript_url) == (f"{at}/frames/0.jpg", f"{at}/transcript.srt")
 
 
+@pytest.mark.parametrize(("space_id", "status"), [(None, 409), (1, 404)])
+def test_a_voice_space_that_is_dropped_while_people_are_ranked_is_gone(
+    api: Api, db: Any, monkeypatch: pytest.MonkeyPatch, space_id: int | None, status: int
+) -> None:
+    rank = knn_routes.rank_speakers
+
+    def drop_and_rank(conn: Any, space: spaces.Space, *asked: Any) -> Any:
+        db.execute("UPDATE spaces SET is_active = false WHERE space_id = %s", (space.space_id,))
+        for table in space.tables:
+            db.execute(f"DROP TABLE IF EXISTS {table} CASCADE".encode())
+        return rank(conn, space, *asked)
+
+    monkeypatch.setattr(knn_routes, "rank_speakers", drop_and_rank)
+    assert refused(api, "/v1/knn/voices", vector=[1.0] * 8, space_id=space_id)[0] == status
+
+
 def test_fewer_hits_than_asked_for_say_why(api: Api) -> None:
     found = search(api, text="dog", k=10)
     assert (len(found.hits), found.is_exact, found.ef_search) == (3, True, None)
@@ -113,6 +130,30 @@ def test_fewer_hits_than_asked_for_say_why(api: Api) -> None:
         ["media/b.mp4"],
         "only 1 passages hold any of these words, but for very common ones",
     )
+    kept = search(api, text="lazy fox", mode="words", filters={"kinds": ["video"]})
+    assert (sources(kept), kept.why_fewer) == (
+        ["media/b.mp4"],
+        "only 1 passages that match the filters hold any of these words, but for very common ones",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "words"),
+    [
+        ("Das Öl, das öl", "ÖL", ["Öl", "öl"]),
+        ("un cafe\u0301 caf", "cafe\u0301", ["cafe\u0301"]),
+        ("हिन्दी में दम", "दिल में", ["में"]),
+        ("שָׁלוֹם עולם", "שָׁלוֹם", ["שָׁלוֹם"]),
+        ("東京、大阪。", "大阪", ["大阪"]),
+        ("foo_bar", "bar", ["bar"]),
+        ("\U0001f3ac b", "b", ["b"]),
+    ],
+)
+def test_matches_are_the_words_that_full_text_search_compares(db: Any, text: str, query: str, words: list[str]) -> None:
+    assert [text[start:end] for start, end in matches_of(text, query)] == words
+    assert db.execute(
+        "SELECT to_tsvector('simple', %s) @@ plainto_tsquery('simple', %s)", (text, words[0])
+    ).fetchone() == (True,)
 
 
 def test_modes_ask_only_what_they_need(api: Api) -> None:

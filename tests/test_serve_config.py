@@ -12,7 +12,7 @@ from cluster.errors import UsageError
 from cluster.reservation import serve_shares
 from cluster.settings import ServeSettings, load_settings
 from serve.access import is_loopback
-from serve.app import AppArgs, build
+from serve.app import AppArgs, _deployment, build
 from serve.deploying import read_config, unknown_keys
 from serve.words import one_line
 
@@ -29,6 +29,12 @@ def test_the_shipped_config_has_known_keys_and_the_plans_shares():
     assert sum(serve_shares(served.models, served.gpu_share).values()) == pytest.approx(0.25)
     assert is_loopback(config["http_options"]["host"])
     assert config["logging_config"]["enable_access_log"] is False
+
+
+@pytest.mark.parametrize("role", ["text", "audio"])
+def test_the_threads_of_a_model_wait_for_each_other_without_holding_a_core(role):
+    options = _deployment(role, 1, 0.0).ray_actor_options
+    assert options["runtime_env"]["env_vars"]["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from psycopg.conninfo import conninfo_to_dict
 
+from cluster.db.api_keys import create_key
 from cluster.db.connect import open_connection
 from cluster.db.pool import Corpus
 from cluster.settings import load_settings
-from serve import edge
+from serve import access, edge
 from serve.access import Writer, is_loopback, writer
 from serve.api import build_api
-from serve.service import Serving, make_service
+from serve.service import Service, Serving, make_service
 from tests.api_client import Api, api_over
 from tests.fake_models import FakeJobs, FakeModels
 
@@ -52,6 +55,19 @@ def _trial_routes(events: list[str]) -> APIRouter:
             events.append("cancelled")
             raise
         return {}
+
+    @router.get("/trial/endless")
+    async def endless() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"."
+                    await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                events.append("cancelled")
+                raise
+
+        return StreamingResponse(pieces())
 
     @router.post("/trial/query")
     async def query(service: Serving) -> dict[str, str]:
@@ -128,6 +144,12 @@ def test_a_request_keeps_the_id_it_came_with_unless_it_is_no_id(api: Api) -> Non
     assert kept.headers["x-request-id"] == "job-7"
     made = api.client.get("/health/live", headers={"x-request-id": "a b\tc" * 40})
     assert len(made.headers["x-request-id"]) == 32
+    assert len(api.client.get("/health/live", headers={"x-request-id": b"\xe9"}).headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/static/start.js", "/v1/models", "/v1/nothing", "/metrics"])
+def test_no_browser_takes_an_answer_for_what_it_is_not(api: Api, path: str) -> None:
+    assert api.client.get(path).headers["x-content-type-options"] == "nosniff"
 
 
 def test_without_a_key_only_health_answers_on_another_address(db_url: str) -> None:
@@ -151,8 +173,6 @@ def test_a_revoked_key_opens_nothing(db_url: str) -> None:
 
 @pytest.mark.anyio
 async def test_writing_takes_a_key_that_may_write_even_here(db_url: str) -> None:
-    from cluster.db.api_keys import create_key
-
     with open_connection(db_url) as conn:
         keys = {scope: create_key(conn, scope, scope) for scope in ("read", "write")}
     async with _client(_app(db_url, [])) as client:
@@ -195,7 +215,10 @@ def _modules() -> tuple[Any, ...]:
 def test_a_page_from_elsewhere_cannot_read_through_a_browser_here(api: Api) -> None:
     answer = api.client.get("/openapi.json", headers={"host": "evil.example:8000"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
-    assert api.client.get("/openapi.json", headers={"host": "localhost:8000"}).status_code == 200
+    for host in ("localhost:8000", "LOCALHOST", "127.0.0.2:8000", "[::1]:8000", "[::1]"):
+        assert api.client.get("/openapi.json", headers={"host": host}).status_code == 200, host
+    for host in ("", "127.0.0.1.evil.example", "[::1", "evil@localhost", "10.0.0.1:8000"):
+        assert api.client.get("/openapi.json", headers={"host": host}).status_code == 403, host
 
 
 def test_a_client_that_must_send_some_key_reads_here_with_any(api: Api) -> None:
@@ -281,14 +304,44 @@ async def test_a_client_that_hangs_up_ends_the_work(db_url: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/trial/slow", "raw_path": b"/trial/slow", "query_string": b"",
+    await asyncio.wait_for(app(_scope("POST", "/trial/slow"), receive, send), 5)
+    app.state.service.close()
+    assert (events, sent) == (["cancelled"], [])
+
+
+def _scope(method: str, path: str) -> dict[str, Any]:
+    return {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
         "headers": [(b"host", b"localhost")], "scheme": "http", "server": ("localhost", 80), "client": ("127.0.0.1", 1),
         "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "",
     }  # fmt: skip
-    await asyncio.wait_for(app(scope, receive, send), 5)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_flood", [False, True])
+async def test_a_body_that_nobody_reads_holds_no_stream_open(
+    db_url: str, monkeypatch: pytest.MonkeyPatch, is_flood: bool
+) -> None:
+    monkeypatch.setattr(edge, "IDLE_S", 0.2)
+    events: list[str] = []
+    app = _app(db_url, events)
+    pieces = 20 if is_flood else 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal pieces
+        await asyncio.sleep(0.02)
+        if not pieces:
+            await asyncio.sleep(60)
+        pieces -= 1
+        return {"type": "http.request", "body": b".", "more_body": True}
+
+    async def send(message: Any) -> None:
+        # as a server does once the client went: nothing tells of it
+        return
+
+    await asyncio.wait_for(app(_scope("GET", "/trial/endless"), receive, send), 5)
     app.state.service.close()
-    assert (events, sent) == (["cancelled"], [])
+    assert events == ["cancelled"]
 
 
 @pytest.mark.anyio
@@ -306,3 +359,57 @@ async def test_broken_json_is_told_as_such(db_url: str) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
         wrong = await client.post("/trial/body", json=[1])
         assert wrong.status_code == 422
+
+
+@pytest.mark.anyio
+async def test_known_keys_open_while_the_pool_is_full_or_slow(db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "READ_S", 0.2)
+    app = _app(db_url, [], serve={"host": "0.0.0.0"})
+    service: Service = app.state.service
+    service.access.keys._refresh_s = 0.0
+    with open_connection(db_url) as conn:
+        headers = {"authorization": f"Bearer {create_key(conn, 'reader', 'read')}"}
+    async with _client(app, headers=headers) as client:
+        assert (await client.get("/v1/models")).status_code == 200
+        busy = [asyncio.ensure_future(service.corpus.run(lambda conn: time.sleep(3))) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        began_s = time.monotonic()
+        assert (await client.get("/v1/models")).status_code == 200
+        service.corpus.waiting = 0
+        assert (await client.get("/v1/models")).status_code == 200
+        assert time.monotonic() - began_s < 2
+        await asyncio.gather(*busy)
+
+
+@pytest.mark.anyio
+async def test_recordings_over_the_limit_are_refused_before_they_are_read(
+    db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "UPLOADS_PER_REPLICA", 1)
+    let_go = asyncio.Event()
+    form = {"headers": {"content-type": "multipart/form-data; boundary=xx"}}
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"--xx"
+        await let_go.wait()
+
+    async with _client(_app(db_url, [])) as client:
+        first = asyncio.ensure_future(client.post("/v1/audio/diarization", content=stuck(), **form))
+        await asyncio.sleep(0.2)
+        refused = await client.post("/v1/audio/diarization", content=stuck(), **form)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "10"), refused.text
+        let_go.set()
+        assert (await first).status_code in (400, 422)
+        assert (await client.post("/v1/audio/diarization", content=b"", **form)).status_code in (400, 422)
+
+
+def test_a_database_that_lets_nobody_in_is_away_and_its_address_a_secret(db_url: str) -> None:
+    name = conninfo_to_dict(db_url)["dbname"]
+    with api_over(db_url.replace(f"/{name}?", "/hidden_name?"), serve={"host": "0.0.0.0"}) as api:
+        answer = api.client.get("/v1/runs", headers={"authorization": "Bearer guessed"})
+    assert answer.status_code == 503, answer.text
+    assert "hidden_name" not in answer.text
+    with api_over(db_url.replace(f"/{name}?", "/hidden_name?")) as api:
+        answer = api.client.get("/v1/runs")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), answer.text
+    assert "hidden_name" not in answer.text

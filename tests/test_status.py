@@ -136,6 +136,24 @@ def test_a_run_that_died_is_measured_up_to_its_last_commit(db):
     assert view_of(db, run_id)["hours_per_hour"] == pytest.approx(0.5, rel=0.01)
 
 
+def test_a_large_run_that_died_is_told_of_as_fast_as_one_that_lives(db):
+    run_id = planned_run(db, 20_000, 20_000)
+    db.execute(
+        "INSERT INTO assets (sha256, byte_size, media_kind, duration_ms)"
+        " SELECT sha256(i::text::bytea), 1, 'audio', 1000 FROM generate_series(1, 20000) i"
+    )
+    db.execute(
+        "INSERT INTO units (asset_id, lane, fingerprint, state, run_id, outputs, started_at, finished_at)"
+        " SELECT asset_id, 'speech', 's1', 'done', %s, 1, now() - interval '1 hour', now() FROM assets",
+        (run_id,),
+    )
+    db.execute("SELECT pg_advisory_unlock(%s)", (runs.lock_key(run_id),))
+    db.execute("ANALYZE")
+    db.execute("SET statement_timeout = '5s'")
+    view = view_of(db, run_id)
+    assert (view["driver"], view["settled"], view["media_s"]) == (False, 20_000, 20_000.0)
+
+
 def test_the_run_at_work_is_watched_even_when_a_later_one_has_ended(db):
     at_work, ended = new_run(db), new_run(db)
     runs.finish_run(db, ended, "done", {})

@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
+class RefusedError(RushesError):
+    """The address of the database is wrong, or its server lets nobody in who comes so; waiting does not help."""
+
+
 class UnreachableError(RushesError):
     """The server does not take the connection now; `cause` is the end of a sentence about it."""
 
@@ -88,7 +92,7 @@ def refuse_embedded_elsewhere(database: Database, address: str | None) -> None:
 def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     """Connect, bound how long a vanished peer stays unnoticed, and register vector types where they exist.
 
-    Raises `UnreachableError` for what may pass and `RushesError` for an address that is wrong. Limits in
+    Raises `UnreachableError` for what may pass and `RefusedError` for an address that is wrong. Limits in
     the URL win.
     """
     try:
@@ -97,7 +101,7 @@ def open_connection(url: str, *, autocommit: bool = True) -> psycopg.Connection[
         conn = psycopg.connect(url, autocommit=autocommit, application_name="rushes", **limits)
     except psycopg.ProgrammingError:
         # not what libpq says: it quotes the address, password and all
-        raise RushesError(NO_ADDRESS) from None
+        raise RefusedError(NO_ADDRESS) from None
     except psycopg.OperationalError as error:
         raise _refused(url, error) from error
     try:
@@ -115,7 +119,7 @@ def _refused(url: str, error: psycopg.OperationalError) -> RushesError:
         "or unset it to use the embedded server"
     )
     if _NEVER.search(str(error)):
-        return RushesError(message)
+        return RefusedError(message)
     if _NO_SLOT.search(str(error)):
         return UnreachableError(message, "has too many connections")
     return UnreachableError(message, "is starting or stopping" if _NOT_YET.search(str(error)) else "does not answer")
@@ -177,5 +181,5 @@ def describe_url(url: str) -> str:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise RushesError(NO_ADDRESS) from None
+        raise RefusedError(NO_ADDRESS) from None
     return f"{parts.get('dbname', 'postgres')} at {parts.get('host', 'localhost')}"

@@ -1,7 +1,8 @@
 """Nearest vectors of a space, and the truth about the answer: exact or not, and why there is less than was asked.
 
 A filter behind an index walk loses rows without a word. So what a filter leaves is counted first: a few thousand
-vectors are all compared, more are met by a walk that goes on until it has enough of them.
+vectors are all compared, and so are those of one asset, however many; more are met by a walk that goes on until it
+has enough of them.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def nearest(
         return Answer([], is_exact=True, ef_search=None, why_fewer="no asset matches the filters")
     search = VectorSearch(conn, space, vector, k, scope)
     usual = usual_ef_search(conn, space)
-    if usual is None or (scope and search.count(EXACT_MOST + 1) <= EXACT_MOST):
+    is_one_asset = scope.asset_ids is not None and len(scope.asset_ids) == 1
+    if usual is None or is_one_asset or (scope and search.count(EXACT_MOST + 1) <= EXACT_MOST):
         return search.exact()
     ef = ef_search or min(MOST_EF_SEARCH, max(k, usual))
     rows = search.walk(ef)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cluster.db.connect import snapshot
 from cluster.db.knn import EVERYWHERE, Answer, Scope, nearest
 from cluster.db.pictures import unpack_samples
-from cluster.db.search import SpaceGoneError
+from cluster.db.search import while_there
 from cluster.db.spaces import Space
 from cluster.duplicates.bands import NEAR_BITS, distances, probes
 from cluster.errors import UsageError
@@ -72,11 +72,8 @@ def search_by_vector(
         near = nearest(conn, space, vector, count, scope=scope, ef_search=ef_search)
         return near.of([(frame_id, distance, None) for frame_id, distance in near.hits])
 
-    try:
-        with snapshot(conn):
-            return _answers(conn, find, _with_similarity, limit)
-    except psycopg.errors.UndefinedTable as error:
-        raise SpaceGoneError(space.table_name) from error
+    with while_there(space), snapshot(conn):
+        return _answers(conn, find, _with_similarity, limit)
 
 
 def frames_near(
@@ -93,13 +90,10 @@ def frames_near(
     Neither shots nor copies are folded. All is read from one snapshot. Raises `SpaceGoneError` when the space is
     there no more.
     """
-    try:
-        with snapshot(conn):
-            near = nearest(conn, space, vector, limit, scope=scope, ef_search=ef_search)
-            frames = _frames(conn, [frame_id for frame_id, _ in near.hits])
-            return near.of([_with_similarity(frames[frame_id], d) for frame_id, d in near.hits])
-    except psycopg.errors.UndefinedTable as error:
-        raise SpaceGoneError(space.table_name) from error
+    with while_there(space), snapshot(conn):
+        near = nearest(conn, space, vector, limit, scope=scope, ef_search=ef_search)
+        frames = _frames(conn, [frame_id for frame_id, _ in near.hits])
+        return near.of([_with_similarity(frames[frame_id], d) for frame_id, d in near.hits])
 
 
 def search_by_hash(
@@ -117,8 +111,9 @@ def search_by_hash(
     def similar(count: int) -> Answer[Found]:
         found = [find(conn, phash, scope, count) for find in (_similar, _between_keyframes)]
         in_order = sorted([one for some in found for one in some], key=lambda one: one[1])
+        where = " that match the filters" if scope else ""
         few = (
-            f"only {len(in_order)} pictures differ in {NEAR_BITS} of 64 bits or fewer"
+            f"only {len(in_order)} pictures{where} differ in {NEAR_BITS} of 64 bits or fewer"
             if len(in_order) < count
             else None
         )

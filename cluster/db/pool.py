@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +23,7 @@ T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 # Long enough for a new connection where an idle one broke; a database that is away is told after it.
 RECONNECT_S = 0.5
+CANCEL_EVERY_S = 0.25
 
 
 class PoolBusyError(RushesError):
@@ -46,14 +48,15 @@ class Corpus:
     async def run(self, work: Callable[[Connection], T]) -> T:
         """`work(conn)` in a thread; cancelling the caller cancels its statement.
 
-        Raises `DatabaseAwayError` for a database that is away, `PoolBusyError` when the line is full, and what
-        the work raises unchanged. The work must be safe to repeat: conflicts and broken connections begin it anew.
+        Raises `DatabaseAwayError` for a database that is away, `RefusedError` for one that lets nobody in,
+        `PoolBusyError` when the line is full, and what the work raises unchanged. The work must be safe to repeat:
+        conflicts and broken connections begin it anew.
         """
         if self._running >= self.size + self.waiting:
             raise PoolBusyError(f"{self._running} requests use or wait for the {self.size} database connections")
         job = _Job(work)
-        self._running += 1
         future = self._threads.submit(self._run, job)
+        self._running += 1
         future.add_done_callback(self._ended)
         try:
             return await asyncio.wrap_future(future)
@@ -106,8 +109,14 @@ class _Job(Generic[T]):
         threading.Thread(target=self._cancel, daemon=True).start()
 
     def _cancel(self) -> None:
+        self._cancelled = True
+        while self._cancel_statement():
+            time.sleep(CANCEL_EVERY_S)
+
+    def _cancel_statement(self) -> bool:
+        """Whether the work goes on: a cancellation that comes between two statements is lost."""
         with self._lock:
-            self._cancelled = True
             if self._conn is not None:
                 with suppress(psycopg.Error):
                     self._conn.cancel_safe(timeout=5.0)
+            return self._conn is not None

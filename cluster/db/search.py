@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString, TypeVar
 
@@ -51,6 +51,15 @@ class SpaceGoneError(Exception):
     """The space was dropped while it was to be searched; the active one is another by now."""
 
 
+@contextmanager
+def while_there(space: Space) -> Iterator[None]:
+    """What reads the tables of the space; `SpaceGoneError` when they are there no more."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise SpaceGoneError(space.table_name) from error
+
+
 def search_active(conn: psycopg.Connection[Any], kind: str, search: Callable[[Space], T]) -> T | None:
     """What `search` finds in the space of this kind that is active; None without one.
 
@@ -81,11 +90,8 @@ def search_chunks(
     decide alone, without a text the vector. All is read from one snapshot. Raises `SpaceGoneError` when the space is
     there no more.
     """
-    try:
-        with snapshot(conn):
-            return _search(conn, space, vector, text, scope, limit, ef_search)
-    except psycopg.errors.UndefinedTable as error:
-        raise SpaceGoneError(space.table_name) from error
+    with while_there(space), snapshot(conn):
+        return _search(conn, space, vector, text, scope, limit, ef_search)
 
 
 def _search(
@@ -105,7 +111,8 @@ def _search(
     best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:limit]
     hits = _hits(conn, best, scores, near, worded)
     if found is None:
-        why = f"only {len(hits)} passages hold any of these words, but for very common ones"
+        where = " that match the filters" if scope else ""
+        why = f"only {len(hits)} passages{where} hold any of these words, but for very common ones"
         why = why if len(hits) < limit else None
         return Answer(hits, is_exact=True, ef_search=None, why_fewer=why)
     return Answer(hits, found.is_exact, found.ef_search, found.why_fewer if len(hits) < limit else None)

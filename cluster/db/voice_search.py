@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cluster.db.connect import snapshot
 from cluster.db.knn import EVERYWHERE, Answer, Scope, nearest
-from cluster.db.search import SpaceGoneError, named_at
+from cluster.db.search import named_at, while_there
 from cluster.db.spaces import Space
 from cluster.speakers.who import Who
 
@@ -50,12 +50,9 @@ def voices_near(
 
     All is read from one snapshot. Raises `SpaceGoneError` when the space is there no more.
     """
-    try:
-        with snapshot(conn):
-            near = nearest(conn, space, vector, limit, scope=scope, ef_search=ef_search)
-            return near.of(_read(conn, dict(near.hits)))
-    except psycopg.errors.UndefinedTable as error:
-        raise SpaceGoneError(space.table_name) from error
+    with while_there(space), snapshot(conn):
+        near = nearest(conn, space, vector, limit, scope=scope, ef_search=ef_search)
+        return near.of(_read(conn, dict(near.hits)))
 
 
 def _read(conn: psycopg.Connection[Any], distances: dict[int, float]) -> list[VoiceHit]:

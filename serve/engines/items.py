@@ -22,6 +22,8 @@ P = TypeVar("P")
 
 # A forward that succeeded so recently speaks for the model.
 FRESH_S = 10.0
+# So long may the device work without a result before that is a sign: a check behind its queue would wait for all of it.
+LONGEST_WORK_S = 60.0
 # Preparing less than this takes less time than handing it to a thread and waiting for the interpreter.
 INLINE_BYTES = 4096
 # The device begins with the first of a long list while the rest is prepared.
@@ -93,6 +95,8 @@ async def answer(
                 errors[number] = FAILED, _reason(result)
             else:
                 values[number] = result
+    for number in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+        errors.setdefault(number, (FAILED, "the model gave no finite numbers for it"))
     said = {number: words for number, (_, words) in sorted(errors.items())}
     statuses = {number: status for number, (status, _) in sorted(errors.items())}
     model_s = sum(part.model_s for _, part in done)
@@ -101,9 +105,15 @@ async def answer(
 
 
 async def check(batcher: Batcher[P, Any], smallest: P) -> None:
-    """A forward of `smallest`, unless one succeeded of late; raises what it raises, and for a dead device."""
+    """A forward of `smallest`, unless one succeeded of late or the device is at work on others.
+
+    Raises what the forward raises, and `UnavailableError` for a dead device.
+    """
     batcher.require_alive()
-    if time.monotonic() - batcher.last_good_s > FRESH_S:
+    now_s, busy_since_s = time.monotonic(), batcher.busy_since_s
+    if busy_since_s is not None and now_s - max(busy_since_s, batcher.last_good_s) < LONGEST_WORK_S:
+        return
+    if now_s - batcher.last_good_s > FRESH_S:
         (result,) = (await batcher.submit([smallest])).results
         if isinstance(result, Exception):
             raise result

@@ -30,7 +30,8 @@ from serve.transcripts import (
 from serve.uploads import Recording, Step, hear
 from serve.voices import Diarization, VoiceVectors, diarization_body, turns_of, vectors_of
 
-router = APIRouter(tags=["audio"])
+# Starlette takes a thousand files, each of them up to a MiB of memory or an open file; a second one is told by name.
+router = APIRouter(tags=["audio"], form_limits={"max_files": 2, "max_fields": 100})
 
 ALL: frozenset[Step] = frozenset({"words", "turns", "voices"})
 WORDS: frozenset[Step] = frozenset({"words"})

@@ -118,7 +118,7 @@ async def thumbnail(
     named = await read(request, service, work)
     etag = f'"{named}"'
     # A frame of this number may become another when the asset is read anew.
-    told = {"etag": etag, "cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
+    told = {"etag": etag, "cache-control": "private, max-age=3600"}
     if is_known(request, etag):
         return unchanged(etag, told["cache-control"])
     data = await service.media.in_thread(lambda: _stored(service.settings.store_root(), named))

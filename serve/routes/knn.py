@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from cluster.db.knn import Scope
 from cluster.db.picture_search import frames_near
-from cluster.db.search import SpaceGoneError, search_active, search_chunks
+from cluster.db.search import SpaceGoneError, search_active, search_chunks, while_there
 from cluster.db.spaces import Space, list_spaces
 from cluster.db.speakers.means import rank_speakers
 from cluster.db.voice_search import voices_near
@@ -78,7 +78,8 @@ async def texts(body: KnnBody, request: Request, service: Serving) -> Response:
 def near_voices(conn: Any, space: Space, vector: Vector, where: Scope, asked: Asking) -> Found:
     """Segments and people near to a voice."""
     # People first: means that are missing are made, and the search itself only reads.
-    people = rank_speakers(conn, space, vector, MOST_SPEAKERS)
+    with while_there(space):
+        people = rank_speakers(conn, space, vector, MOST_SPEAKERS)
     answer = voices_near(conn, space, vector, scope=where, limit=asked.k, ef_search=asked.ef_search)
     return hits.found(answer, [hits.voice(hit) for hit in answer.hits], space.space_id, people)
 

@@ -157,7 +157,7 @@ async def transcript(
         return FORMATS[form](found)
 
     text = await read(request, service, work)
-    headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
+    headers = {"cache-control": "no-cache"}
     return Response(text.encode("utf-8", "replace"), headers=headers, media_type=TRANSCRIPTS[form])
 
 
