@@ -22,6 +22,7 @@ REFRESH_S = 5.0
 # Every request waits while keys are read: a pool that is full, or a server that hangs, must not stop them all.
 READ_S = 2.0
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+_WRONG_KEY = "this API key is unknown or revoked"
 _NO_KEY = "give an API key: `Authorization: Bearer KEY` (`rushes keys create`)"
 
 
@@ -76,24 +77,24 @@ class Access:
         """
         if scope["path"] in OPEN_PATHS:
             return None
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        headers = dict(scope["headers"])
         presented = _presented(headers)
         key = await self.keys.find(presented) if presented is not None else None
         if key is not None:
             return key
         if not self.open_reads:
-            raise NoKeyError(_NO_KEY if presented is None else "this API key is unknown or revoked")
+            raise NoKeyError(_NO_KEY if presented is None else _WRONG_KEY)
         # A client that must send some key, as OpenAI's does, reads here with any.
-        if not is_loopback(_host_name(headers.get(b"host", ""))):
+        if not is_loopback(_host_name(headers.get(b"host", b"").decode("latin-1"))):
             raise ForbiddenError("without a key this service answers to the names of this machine only")
         return None
 
 
-def _presented(headers: dict[bytes, str]) -> str | None:
-    scheme, _, token = headers.get(b"authorization", "").partition(" ")
+def _presented(headers: dict[bytes, bytes]) -> str | None:
+    scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return headers.get(b"x-api-key") or None
+    return headers.get(b"x-api-key", b"").decode("latin-1") or None
 
 
 def _host_name(host: str) -> str:
@@ -105,7 +106,11 @@ def writer(request: Request) -> ApiKey:
     """The key of a request that writes; its name goes into the history. `NoKeyError`, `ForbiddenError` without."""
     key: ApiKey | None = request.scope.get("state", {}).get("key")
     if key is None:
-        raise NoKeyError("writing takes an API key with the scope write (`rushes keys create NAME --scope write`)")
+        if _presented(dict(request.scope["headers"])) is not None:
+            raise NoKeyError(_WRONG_KEY)
+        raise NoKeyError(
+            "writing takes an API key: `Authorization: Bearer KEY` (`rushes keys create NAME --scope write`)"
+        )
     if not key.may_write:
         raise ForbiddenError(f"the key {key.name!r} may only read: writing takes one with the scope write")
     return key

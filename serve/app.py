@@ -26,6 +26,7 @@ from cluster.reservation import check_reservation, serve_shares
 from cluster.settings import Settings, load_settings, settings_to_dict
 from serve.api import build_api
 from serve.engines.base import Answers, Engine, HearingEngine, ItemEngine
+from serve.errors import ApiError
 from serve.front import OneRequestId, as_bound, offer_over, require_database
 from serve.meter import Meter
 from serve.models import Heard, HearRequest, ModelCard, Role
@@ -210,8 +211,19 @@ class Items(_Replica):
 class Hearing(_Replica):
     """A replica of audio."""
 
-    async def hear(self, recording: Recording, asked: HearRequest) -> Heard | None:
-        """What is heard; None for a recording on another node that came without its bytes."""
+    async def hear(self, recording: Recording, asked: HearRequest) -> Heard | ApiError | None:
+        """What is heard; None for a recording on another node that came without its bytes.
+
+        What a request is to blame for is given back: Serve logs all that is raised, with its traceback.
+        """
+        try:
+            return await self._heard(recording, asked)
+        except ApiError as error:
+            if error.status >= 500:
+                raise
+            return error
+
+    async def _heard(self, recording: Recording, asked: HearRequest) -> Heard | None:
         engine = cast(HearingEngine, self.engine)
         if recording.content is not None:
             with tempfile.NamedTemporaryFile(suffix=Path(recording.path).suffix) as file:

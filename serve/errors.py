@@ -58,6 +58,21 @@ class NotFoundError(ApiError):
     status, kind, code = 404, "invalid_request_error", "not_found"
 
 
+class WrongMethodError(ApiError):
+    """405: the address takes other methods."""
+
+    status, kind, code = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"this address takes {allowed}")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it takes."""
+        return {"allow": self.allowed}
+
+
 class TooSlowError(ApiError):
     """408: the client took too long to send its request."""
 

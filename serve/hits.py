@@ -46,7 +46,7 @@ def passage(hit: speech.Hit, query: str = "") -> Hit:
 
 def voice(hit: VoiceHit) -> Hit:
     """A segment whose voice is like the one asked about."""
-    return _spoken(hit, score=hit.similarity, speaker_id=hit.speaker_id)
+    return _spoken(hit, score=hit.similarity)
 
 
 def _spoken(hit: speech.Hit | VoiceHit, **more: Any) -> Hit:
@@ -58,6 +58,7 @@ def _spoken(hit: speech.Hit | VoiceHit, **more: Any) -> Hit:
         "end_ms": hit.end_ms,
         "text": hit.text,
         "speaker": hit.speaker,
+        "speaker_id": hit.speaker_id,
         "similarity": hit.similarity,
         "media_url": f"{media_url(hit.sha256)}/original",
         "clip_url": clip_url(hit.sha256, hit.start_ms, hit.end_ms),

@@ -5,7 +5,6 @@ Ray and Serve read their environment when they are imported, so nothing here imp
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from cluster.weights import on_hub
 from cluster.weights_check import held
 from serve.access import is_loopback
 from serve.deploying import http_address, probe
-from serve.surroundings import prepare_environment, service_file
+from serve.surroundings import forget_service, prepare_environment, tell_service
 from serve.words import one_line
 
 Say = Callable[[str], None]
@@ -119,8 +118,7 @@ def _ray(settings: Settings, address: str | None, folder: str) -> Iterator[None]
             _temp_dir=folder,
             **common,
         )
-        told = {"dashboard": dashboard, "token": os.environ.get("RAY_AUTH_TOKEN_PATH"), "pid": os.getpid()}
-        service_file(settings.data_dir).write_text(json.dumps(told), "utf-8")
+        tell_service(settings.data_dir)
     # Ray has set a handler of its own, under which nothing is cleaned up.
     _end_on_sigterm()
     try:
@@ -142,7 +140,7 @@ def _end(settings: Settings, *, local: bool) -> None:
 
     ray.shutdown()
     if local:
-        service_file(settings.data_dir).unlink(missing_ok=True)
+        forget_service(settings.data_dir)
 
 
 def _serve(settings: Settings, database: Database, say: Say) -> None:

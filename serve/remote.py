@@ -231,6 +231,8 @@ def hearing_caller(handle: DeploymentHandle, replicas: int) -> Callable[[str, He
             if heard is None:
                 content = await asyncio.to_thread(Path(path).read_bytes)
                 heard = await ask("audio", handle.hear, Recording("", path, content), asked)
+            if isinstance(heard, ApiError):
+                raise heard
             return heard
         finally:
             begun -= 1

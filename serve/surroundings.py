@@ -8,6 +8,7 @@ import secrets
 import socket
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from cluster.environment import MODEL_ENV
 from cluster.errors import RushesError
@@ -79,18 +80,39 @@ def _token_file(data_dir: Path) -> Path:
     return path
 
 
-def service_file(data_dir: Path) -> Path:
+def _service_file(data_dir: Path) -> Path:
     """Where a running service of this data directory says how it is reached."""
     return data_dir / "service.json"
 
 
+def tell_service(data_dir: Path) -> None:
+    """Say how the local service of this process is reached; one that runs on the same directory stays the one told."""
+    if _told_service(data_dir) is None:
+        dashboard, token = os.environ["RAY_API_SERVER_ADDRESS"], os.environ.get("RAY_AUTH_TOKEN_PATH")
+        told = {"dashboard": dashboard, "token": token, "pid": os.getpid()}
+        _service_file(data_dir).write_text(json.dumps(told), "utf-8")
+
+
+def forget_service(data_dir: Path) -> None:
+    """Take back what this process said; what another one said stays."""
+    if (_told_service(data_dir) or {}).get("pid") == os.getpid():
+        _service_file(data_dir).unlink(missing_ok=True)
+
+
 def find_service(data_dir: Path) -> str | None:
     """The dashboard of the service that runs on this data directory, whose token is taken; None when none runs."""
-    try:
-        told = json.loads(service_file(data_dir).read_text("utf-8"))
-        os.kill(told["pid"], 0)
-    except (OSError, ValueError):
+    told = _told_service(data_dir)
+    if told is None:
         return None
     if told["token"] is not None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": told["token"]}
     return str(told["dashboard"])
+
+
+def _told_service(data_dir: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(_service_file(data_dir).read_text("utf-8"))
+        os.kill(told["pid"], 0)
+    except (OSError, ValueError):
+        return None
+    return told

@@ -138,3 +138,8 @@ def test_the_page_on_monitoring_names_every_metric(db: Any) -> None:
     page = (FOLDER.parents[1] / "docs/monitoring.md").read_text("utf-8")
     named = set(re.findall(r"`(rushes_\w+)", page))
     assert named == {metric.name for metric in METRICS} | set(told_at_a_scrape(db))
+
+
+def test_figures_of_the_archive_are_not_added_up_over_processes_that_tell_the_same() -> None:
+    for where, query in ASKED:
+        assert not re.search(r"sum by \(\w+\) \((?:rate\()?rushes_(?:run|corpus)_", query), where

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve import remote
 from serve.engines.base import Answers
-from serve.errors import UnavailableError
-from serve.models import Timing
-from serve.remote import Coalescer, Watch
+from serve.errors import ApiError, InvalidError, UnavailableError
+from serve.models import HearRequest, Timing
+from serve.remote import Coalescer, Recording, Watch, hearing_caller
 
 WAIT_S = 20.0
 
@@ -239,3 +241,37 @@ def test_readiness_names_what_does_not_work_and_asks_once_a_moment():
         }
 
     run(work)
+
+
+class Refusing:
+    """A replica and its handle, with an engine that takes no recording."""
+
+    def __init__(self, error: ApiError) -> None:
+        from serve.app import Hearing
+
+        self.error = error
+        self.replica = object.__new__(cast(Any, Hearing).func_or_class)
+        self.replica.engine = self
+
+    async def hear(self, path: str, asked: HearRequest) -> Any:
+        raise self.error
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_fault_of_the_client_leaves_no_traceback_in_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_sound = InvalidError("file: it has no sound", param="file")
+    asked, sent = HearRequest(frozenset({"words"})), Recording("", "a.wav", b"RIFF")
+    answered = run(lambda: Refusing(no_sound).replica.hear(sent, asked))
+    assert answered is no_sound
+    with pytest.raises(UnavailableError):
+        run(lambda: Refusing(UnavailableError("the device is dead")).replica.hear(sent, asked))
+
+    async def ask(role: str, method: Any, *args: Any) -> Any:
+        return answered
+
+    monkeypatch.setattr(remote, "ask", ask)
+    monkeypatch.setattr(remote.ray, "get_runtime_context", MagicMock())
+    with pytest.raises(InvalidError, match="no sound"):
+        run(lambda: hearing_caller(MagicMock(), 1)("a.wav", asked))

@@ -89,6 +89,7 @@ def test_a_text_finds_the_passage_its_time_its_words_and_where_to_hear_it(api: A
         part.partition("=")[0] for part in answer.headers["server-timing"].split(", ")
     }
     [hit] = search(api, text="a lazy dog sleeps", k=1).hits
+    assert hit.speaker_id == 1
     assert (hit.source, hit.start_ms, hit.end_ms, hit.speaker, hit.media_kind) == (
         "media/b.mp4",
         0,

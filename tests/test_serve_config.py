@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cluster.settings import ServeSettings, load_settings
 from serve.access import is_loopback
 from serve.app import AppArgs, _deployment, build
 from serve.deploying import read_config, unknown_keys
+from serve.surroundings import find_service, forget_service, tell_service
 from serve.words import one_line
 
 PATH = Path(__file__).parents[1] / "serve" / "config.yaml"
@@ -90,3 +92,18 @@ def test_pages_of_ray_become_one_line():
     assert one_line(page) == "weights are not here: pull them"
     assert one_line("Traceback\nRuntimeError: CUDA is gone\n") == "RuntimeError: CUDA is gone"
     assert one_line("") == ""
+
+
+def test_a_second_service_on_a_data_directory_leaves_the_first_to_be_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    tell_service(tmp_path)
+    # pytest's own parent: a process that lives
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8266")
+    tell_service(tmp_path)
+    forget_service(tmp_path)
+    assert find_service(tmp_path) == "http://127.0.0.1:8265"
+    monkeypatch.undo()
+    forget_service(tmp_path)
+    assert find_service(tmp_path) is None

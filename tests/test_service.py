@@ -413,3 +413,25 @@ def test_a_database_that_lets_nobody_in_is_away_and_its_address_a_secret(db_url:
         answer = api.client.get("/v1/runs")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), answer.text
     assert "hidden_name" not in answer.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[" * 100_000, b'{"a": ' + b"9" * 5_000 + b"}"])
+async def test_a_body_that_cannot_be_read_says_what_may_be_wrong(db_url: str, content: bytes) -> None:
+    async with _client(_app(db_url, [])) as client:
+        answer = await client.post("/trial/body", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+    assert "UTF-8" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}])
+def test_json_that_is_not_sent_as_json_is_told_how(api: Api, headers: dict[str, str]) -> None:
+    answer = api.client.post("/v1/search", content=b'{"text": "a"}', headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_content_type")
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/embeddings"])
+def test_an_answer_does_not_grow_with_a_field_that_nobody_knows(api: Api, path: str) -> None:
+    answer = api.client.post(path, json={"text": "a", "input": "a", "model": "text", "x" * 100_000: 1})
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000

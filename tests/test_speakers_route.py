@@ -11,6 +11,7 @@ from cluster.db.speakers.clusters import read_points, summed, write_clustering
 from tests.api_client import Api, api_over
 from tests.corpus_rows import claimed, computed_row, make_spaces, new_asset, new_run
 from tests.people import archive, everything, named, put_in_cluster
+from tests.pg_server import line_to
 
 FILES = {"a.wav": ["anna", "bob"], "b.wav": ["anna"], "c.wav": ["anna"], "d.wav": ["carla"]}
 
@@ -62,6 +63,30 @@ def test_a_label_spreads_and_undo_restores_every_value(api: Api, db: Any, cluste
     assert everything(db) == before
     post(api, "speakers/undo", {"event_id": undone["event_id"]})
     assert everything(db) == after
+
+
+@pytest.mark.parametrize("path", ["speakers/label", "speakers/merge", "speakers/undo"])
+def test_a_decision_whose_answer_is_lost_is_made_once(
+    db_url: str, api: Api, db: Any, cluster_id: int, path: str
+) -> None:
+    ids = [
+        post(api, "speakers/label", {"name": name, "asset": sha_of(db, file)})["speaker"]["speaker_id"]
+        for name, file in (("Anna", "b.wav"), ("Carla", "d.wav"))
+    ]
+    body = {
+        "speakers/label": {"name": "Dora", "asset": sha_of(db, "d.wav")},
+        "speakers/merge": {"from_id": ids[1], "into_id": ids[0]},
+        "speakers/undo": None,
+    }[path]
+    before = len(get(api, "speakers/history")["events"])
+    with line_to(db_url) as line, api_over(line.url) as other:
+        other.client.headers |= api.client.headers
+        get(other, "speakers")
+        line.lose(b"COMMIT\x00")
+        done = post(other, path, body)
+        assert line.lost == 1
+    events = get(api, "speakers/history")["events"]
+    assert (len(events), events[0]["event_id"]) == (before + 1, done["event_id"])
 
 
 def test_a_cluster_is_labelled_split_and_undone(api: Api, db: Any, cluster_id: int) -> None:

@@ -50,7 +50,7 @@ class Corpus:
 
         Raises `DatabaseAwayError` for a database that is away, `RefusedError` for one that lets nobody in,
         `PoolBusyError` when the line is full, and what the work raises unchanged. The work must be safe to repeat:
-        conflicts and broken connections begin it anew.
+        conflicts and broken connections begin it anew. `write` is for work that is not.
         """
         if self._running >= self.size + self.waiting:
             raise PoolBusyError(f"{self._running} requests use or wait for the {self.size} database connections")
@@ -63,6 +63,23 @@ class Corpus:
         except asyncio.CancelledError:
             job.cancel()
             raise
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """`work(conn)` in one transaction that takes effect once; raises as `run` does.
+
+        Where the answer to its commit is lost, what it returned counts if it was committed.
+        """
+        made: list[tuple[str | None, T]] = []
+
+        def once(conn: Connection) -> T:
+            if made and _is_committed(conn, made[-1][0]):
+                return made[-1][1]
+            with conn.transaction():
+                result = work(conn)
+                made.append((_transaction_id(conn), result))
+            return result
+
+        return await self.run(once)
 
     async def check(self) -> None:
         """Raise `DatabaseAwayError` unless the database answers."""
@@ -120,3 +137,19 @@ class _Job(Generic[T]):
                 with suppress(psycopg.Error):
                     self._conn.cancel_safe(timeout=5.0)
             return self._conn is not None
+
+
+def _transaction_id(conn: Connection) -> str | None:
+    """Its number on the server; None as long as it wrote nothing."""
+    row = conn.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
+    return row[0] if row else None
+
+
+def _is_committed(conn: Connection, transaction_id: str | None) -> bool:
+    """Whether a transaction took effect; one whose server has not noticed yet that its client is gone is waited for."""
+    while True:
+        row = conn.execute("SELECT pg_xact_status(%s::xid8)", (transaction_id,)).fetchone()
+        if row != ("in progress",):
+            return row == ("committed",)
+        # on the server, where a cancellation finds it
+        conn.execute("SELECT pg_sleep(0.1)")

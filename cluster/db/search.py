@@ -45,6 +45,7 @@ class Hit:
     text_rank: int | None
     rerank_score: float | None = None
     speaker: str | None = None
+    speaker_id: int | None = None
 
 
 class SpaceGoneError(Exception):
@@ -139,7 +140,7 @@ def _hits(
     names = named_at(conn, {chunk_id: (row[0], row[-1]) for chunk_id, row in rows.items()})
     return [
         Hit(*rows[i][:-1], scores[i], near.get(i), vector_ranks.get(i), text_ranks.get(i),
-            speaker=names[i].shown if i in names else None)
+            speaker=names[i].shown if i in names else None, speaker_id=names[i].speaker_id if i in names else None)
         for i in best
         if i in rows
     ]  # fmt: skip

@@ -201,7 +201,7 @@ async def divide_cluster(service: Serving, key: Writer, cluster_id: Id, asked: S
         parts = [Part(cluster_id=None if wanted.dry_run else number, voices=count) for number, count in made]
         return Divided(**dict(found), parts=parts)
 
-    return await service.corpus.run(lambda conn: one_decision(conn, lambda: work(conn)))
+    return await service.corpus.write(lambda conn: one_decision(conn, lambda: work(conn)))
 
 
 def _card(card: Card) -> dict[str, Any]:

@@ -92,7 +92,7 @@ async def label_voice(service: Serving, key: Writer, asked: Label) -> Labelled:
 
 async def label_and_extract(service: Service, asked: Label, author: str) -> Labelled:
     """Write the label, then begin the job that extracts voices where there are none."""
-    found = await service.corpus.run(lambda conn: write_label(conn, service.settings, asked, author))
+    found = await service.corpus.write(lambda conn: write_label(conn, service.settings, asked, author))
     if found.voices.missing and not asked.dry_run:
         found.voices = await _extract(service, found.place.sha256)
     return found
@@ -116,28 +116,25 @@ async def merge_speakers(service: Serving, key: Writer, asked: Merge) -> Decided
         one, other = person(conn, asked.from_id, "from_id"), person(conn, asked.into_id, "into_id")
         return decided(conn, lambda: merge(conn, one.name, other.name, key.name), key.name, dry_run=asked.dry_run)
 
-    return await service.corpus.run(lambda conn: one_decision(conn, lambda: work(conn)))
+    return await service.corpus.write(lambda conn: one_decision(conn, lambda: work(conn)))
 
 
 @router.post("/v1/speakers/undo", responses=documented(404, 409))
 async def undo_decision(service: Serving, key: Writer, asked: UndoPeople | None = None) -> Undone:
     """Take a decision back, with all that followed from it; what was before is there again, exactly."""
-    event_id, dry_run = (None, False) if asked is None else (asked.event_id, asked.dry_run)
-    absent: type[ApiError] = ConflictError if event_id is None else NotFoundError
-
-    def number(conn: Any) -> int:
-        with refused_as(absent, "event_id"):
-            return read_event(conn, event_id).event_id
-
-    # the number first: done twice, because its connection broke, it must not take back the one before too
-    chosen = await service.corpus.run(number)
-    return await service.corpus.run(lambda conn: _undo(conn, chosen, key.name, dry_run))
+    wanted = asked or UndoPeople()
+    return await service.corpus.write(lambda conn: one_decision(conn, lambda: _undo(conn, wanted, key.name)))
 
 
-def _undo(conn: Any, number: int, author: str, dry_run: bool) -> Undone:
+def _undo(conn: Any, wanted: UndoPeople, author: str) -> Undone:
+    absent: type[ApiError] = ConflictError if wanted.event_id is None else NotFoundError
+    with refused_as(absent, "event_id"):
+        number = read_event(conn, wanted.event_id).event_id
     with refused_as(ConflictError, "event_id"):
         about = read_event(conn, number).undoes or number
-        found = decided(conn, lambda: undo(conn, number, author), author, targets_of(conn, about), dry_run=dry_run)
+        found = decided(
+            conn, lambda: undo(conn, number, author), author, targets_of(conn, about), dry_run=wanted.dry_run
+        )
     [entry] = read_history(conn, event_ids=[about])
     return Undone(**dict(found), undoes=about, what=entry.in_words())
 
@@ -157,7 +154,7 @@ async def rename_speaker(service: Serving, key: Writer, speaker_id: Id, asked: R
         with refused_as(ConflictError, "name"):
             return decided(conn, lambda: rename(conn, who.name, asked.name, key.name), key.name, dry_run=asked.dry_run)
 
-    return await service.corpus.run(lambda conn: one_decision(conn, lambda: work(conn)))
+    return await service.corpus.write(lambda conn: one_decision(conn, lambda: work(conn)))
 
 
 @router.post("/v1/speakers/{speaker_id}/split", responses=documented(404, 409))
@@ -174,7 +171,7 @@ async def split_speaker(service: Serving, key: Writer, speaker_id: Id, asked: Sp
             dry_run=asked.dry_run,
         )
 
-    return await service.corpus.run(lambda conn: one_decision(conn, lambda: work(conn)))
+    return await service.corpus.write(lambda conn: one_decision(conn, lambda: work(conn)))
 
 
 def _targets(conn: Any, voices: list[VoiceAt]) -> list[Target]:

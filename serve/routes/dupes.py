@@ -166,7 +166,7 @@ async def resolve(service: Serving, key: Writer, asked: Resolve) -> Resolved:
         events = [] if asked.dry_run else made
         return Resolved(events=events, decisions=len(made), author=key.name, dry_run=asked.dry_run)
 
-    return await service.corpus.run(work)
+    return await service.corpus.write(work)
 
 
 @router.post("/v1/dupes/undo", responses=documented(404, 409))
@@ -174,21 +174,13 @@ async def undo(service: Serving, key: Writer, asked: Undo | None = None) -> Take
     """Take a decision back, the latest that stands when no number is given."""
     event_id = None if asked is None else asked.event_id
 
-    def number(conn: Any) -> int:
-        if event_id is None:
-            with refused_as(ConflictError, "event_id"):
-                return decisions.latest(conn)
-        if not list(decisions.read_history(conn, event_id=event_id)):
+    def work(conn: Any) -> Entry:
+        if event_id is not None and not list(decisions.read_history(conn, event_id=event_id)):
             raise NotFoundError(f"there is no event {event_id}", param="event_id")
-        return event_id
-
-    def work(conn: Any, chosen: int) -> Entry:
         with refused_as(ConflictError, "event_id"):
-            return decisions.undo(conn, chosen, key.name)
+            return decisions.undo(conn, event_id, key.name)
 
-    # the number first: done twice, because its connection broke, it must not take back the one before too
-    chosen = await service.corpus.run(number)
-    taken = await service.corpus.run(lambda conn: work(conn, chosen))
+    taken = await service.corpus.write(work)
     return TakenBack(undoes=taken.event, what=taken.in_words(), author=key.name)
 
 
