@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from starlette.types import Scope
 
 from cluster.db.api_keys import ApiKey, keys_in_force, match_key
@@ -102,7 +103,15 @@ def _host_name(host: str) -> str:
     return name.removeprefix("[").removesuffix("]").lower()
 
 
-def writer(request: Request) -> ApiKey:
+# For the document, whose page then sends a key: the edge has looked at it already.
+BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name="key",
+    description="`rushes keys create NAME --scope write`; where only this machine gets in, reading takes none.",
+)
+
+
+def writer(request: Request, _: Annotated[object, Depends(BEARER)]) -> ApiKey:
     """The key of a request that writes; its name goes into the history. `NoKeyError`, `ForbiddenError` without."""
     key: ApiKey | None = request.scope.get("state", {}).get("key")
     if key is None:

@@ -55,6 +55,7 @@ def run(
         if haproxy:
             ports = [os.environ[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("STATS", "METRICS")]
             say(f"warning: HAProxy's statistics, ports {' and '.join(ports)}, are open on every interface, to anybody")
+        say("starting Ray" if address is None else f"joining the Ray cluster at {address}")
         with _ray(settings, address, folder), suppress(KeyboardInterrupt):
             _serve(settings, database, say)
     say("stopped")
@@ -204,7 +205,11 @@ def _about(settings: Settings, url: str, cards: dict[str, Any]) -> Iterator[str]
     for role in settings.serve.models:
         if role not in cards:
             yield f"  {role}: not on offer: the profile {settings.profile!r} has no model for it"
-    yield f"{url}/docs describes the routes; writing takes a key: rushes keys create NAME --scope write"
+    # A browser cannot send a key to a page.
+    open_to = (
+        "describes the routes; writing takes a key" if is_loopback(settings.serve.host) else "and all else take a key"
+    )
+    yield f"{url}/docs {open_to}: rushes keys create NAME --scope write"
 
 
 def _stay(database: Database, url: str, say: Say) -> None:

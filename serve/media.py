@@ -152,7 +152,7 @@ class MediaDesk:
         try:
             return job.work(job.child)
         finally:
-            self._idle.append(job.child)
+            self._idle.append(job.let_go())
 
     async def _made(self, name: str, fill: Callable[[MediaChild, int], None], sources: Sequence[Row]) -> LocalBytes:
         found = await self.in_thread(lambda: self.cache.find(name), sources)
@@ -190,7 +190,7 @@ class _Job(Generic[T]):
     """Work with a child, which another thread may end."""
 
     def __init__(self, work: Callable[[MediaChild], T]) -> None:
-        self.work = work
+        self.work, self._lock = work, threading.Lock()
         self.child: MediaChild | None = None
         self.future: Future[T] | None = None
 
@@ -198,10 +198,18 @@ class _Job(Generic[T]):
         """See to it that the work ends, now or as soon as it has a child."""
         threading.Thread(target=self._end, daemon=True).start()
 
+    def let_go(self) -> MediaChild:
+        """The child, for the next job: from now on this one ends it no more."""
+        with self._lock:
+            child, self.child = self.child, None
+        assert child is not None
+        return child
+
     def _end(self) -> None:
         while self.future is not None and not self.future.cancel() and not self.future.done():
-            if self.child is not None:
-                self.child.interrupt()
+            with self._lock:
+                if self.child is not None:
+                    self.child.interrupt()
             time.sleep(INTERRUPT_S)
 
 

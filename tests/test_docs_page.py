@@ -58,3 +58,15 @@ def test_the_page_asks_for_a_key_where_others_reach_the_service(db_url: str) -> 
     with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
         for path in ("/docs", "/docs/static/start.js", "/openapi.json", "/metrics"):
             assert api.client.get(path).status_code == 401
+
+
+def test_the_page_can_send_a_key_with_whatever_writes_and_shows_each_route_once(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    routes = [(path, how) for path, ways in document["paths"].items() for how in ways.values()]
+    assert {path for path, how in routes if how.get("security") == [{"key": []}]} == {
+        "/v1/clusters", "/v1/clusters/{cluster_id}/label", "/v1/clusters/{cluster_id}/split", "/v1/dupes/resolve",
+        "/v1/dupes/undo", "/v1/speakers/identify", "/v1/speakers/label", "/v1/speakers/merge", "/v1/speakers/undo",
+        "/v1/speakers/{speaker_id}/rename", "/v1/speakers/{speaker_id}/split",
+    }  # fmt: skip
+    assert all(len(how["tags"]) == 1 for _, how in routes)

@@ -59,6 +59,7 @@ def test_a_revoked_key_opens_nothing_and_its_name_is_free(db_url):
     [
         (["create", "one", "--scope", "all"], "--scope 'all': choose from read, write"),
         (["create", " "], "no name"),
+        (["create", "".join(map(chr, range(33, 127))) * 200], "1 to 200 printable characters"),
         (["create", "ONE"], "'ONE' already"),
         (["revoke", "two", "--yes"], "no key in force has the name 'two'; in force: one"),
         (["revoke", "one"], "add --yes"),

@@ -25,7 +25,7 @@ from cluster.settings import load_settings
 from serve import media as desk_module
 from serve.errors import BusyError, ConflictError, InvalidError
 from serve.file_cache import FileCache
-from serve.media import CHILDREN, MediaDesk
+from serve.media import CHILDREN, MediaDesk, _Job
 from tests.api_client import Api, api_over
 from tests.archive import read_call
 from tests.media_factory import tone, write_wav
@@ -372,3 +372,26 @@ def test_a_sent_picture_is_read_as_those_of_the_corpus(tmp_path: Path) -> None:
         with pytest.raises(InvalidError, match="image: "):
             asyncio.run(desk.read_picture(bad))
     desk.close()
+
+
+def test_a_job_that_ends_as_it_is_cancelled_leaves_the_child_to_the_next(tmp_path: Path) -> None:
+    desk, interrupted = MediaDesk(load_settings(data_dir=tmp_path / "data")), []
+
+    class Ending:
+        """The job's future in the moment between giving the child back and being done."""
+
+        def __init__(self) -> None:
+            self.states = iter([False, True])
+
+        def cancel(self) -> bool:
+            return False
+
+        def done(self) -> bool:
+            return next(self.states)
+
+    job = _Job(lambda child: setattr(child, "interrupt", lambda: interrupted.append(child)))
+    desk._run(job)
+    job.future = Ending()  # type: ignore[assignment]
+    job._end()
+    desk.close()
+    assert interrupted == []

@@ -15,6 +15,7 @@ import psycopg
 from cluster.errors import UsageError
 
 PREFIX = "rushes-"
+MOST_NAME_CHARS = 200
 Scope = Literal["read", "write"]
 
 
@@ -41,8 +42,10 @@ _SELECT = "SELECT key_id, name, sha256, scope, created_at, revoked_at FROM api_k
 def create_key(conn: psycopg.Connection[Any], name: str, scope: Scope) -> str:
     """Make a key and return it: nobody can read it again. Raises `UsageError` for a name that is in use."""
     name = name.strip()
-    if not name or not name.isprintable():
-        raise UsageError(f"{name!r} is no name for a key: give printable characters")
+    if not 1 <= len(name) <= MOST_NAME_CHARS or not name.isprintable():
+        raise UsageError(
+            f"{name[:MOST_NAME_CHARS]!r} is no name for a key: give 1 to {MOST_NAME_CHARS} printable characters"
+        )
     key = PREFIX + secrets.token_urlsafe(32)
     try:
         conn.execute("INSERT INTO api_keys (name, sha256, scope) VALUES (%s, %s, %s)", (name, digest(key), scope))

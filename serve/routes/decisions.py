@@ -140,9 +140,10 @@ def _undo(conn: Any, wanted: UndoPeople, author: str) -> Undone:
 
 
 @router.post("/v1/speakers/identify", status_code=202, response_model=Submitted, responses=documented(404))
-async def identify(service: Serving, key: Writer, asked: Identify) -> JSONResponse:
+async def identify(service: Serving, key: Writer, asked: Identify | None = None) -> JSONResponse:
     """Begin the job that gives unknown voices the names of the people they are alike enough."""
-    return await submit_over(service, ["speakers", "identify", *(["--again"] if asked.again else [])], asked)
+    chosen = asked or Identify()
+    return await submit_over(service, ["speakers", "identify", *(["--again"] if chosen.again else [])], chosen)
 
 
 @router.post("/v1/speakers/{speaker_id}/rename", responses=documented(404, 409))

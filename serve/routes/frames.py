@@ -20,7 +20,7 @@ from serve.lookups import asset_of
 from serve.ranges import FOREVER, documented_content, is_known, ranged, unchanged
 from serve.service import Serving
 
-router = APIRouter(tags=["media"])
+router = APIRouter()
 Asset = Annotated[Sha, Path()]
 JPEG = "image/jpeg"
 
