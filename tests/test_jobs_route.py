@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from starlette.testclient import TestClient
 
 from cluster.db.local_voices import has_local_voices
 from cluster.settings import Settings, load_settings
-from serve import local_jobs
 from serve.api import build_api
-from serve.errors import BusyError, UnavailableError
-from serve.local_jobs import LocalJobs, NoJobs
+from serve.errors import UnavailableError
 from serve.ray_jobs import RayJobs
 from tests.api_client import Api, api_over
 from tests.archive import run
 from tests.corpus_rows import new_asset
+from tests.local_jobs import LocalJobs, NoJobs
 from tests.people import everything, named
 
 
@@ -35,25 +33,6 @@ def api(db_url: str) -> Iterator[Api]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return load_settings(data_dir=tmp_path / "data")
-
-
-def until(true: Callable[[], Any]) -> Any:
-    """What `true` says once it is true."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if found := true():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it never came true")
-
-
-def ended(jobs: LocalJobs, job_id: str) -> dict[str, str | None]:
-    def over() -> Any:
-        state = asyncio.run(jobs.state(job_id))
-        assert state is not None
-        return state if state["state"] not in ("pending", "running") else None
-
-    return until(over)
 
 
 def test_no_value_of_a_client_becomes_an_option(api: Api, db: Any) -> None:
@@ -90,59 +69,12 @@ def test_a_job_over_nonsense_is_not_begun(api: Api, body: Any) -> None:
 
 
 def test_a_service_without_jobs_says_how_to_do_it(api: Api, db: Any) -> None:
-    service = replace(api.service, jobs=NoJobs("this service begins no jobs"))
+    service = replace(api.service, jobs=NoJobs())
     client = TestClient(build_api(service), base_url="http://127.0.0.1", headers=api.client.headers)
     answer = client.post("/v1/clusters", json={})
     assert answer.status_code == 503
     assert "`rushes speakers cluster --` does it" in answer.json()["error"]["message"]
     assert client.get("/v1/jobs/x").status_code == 404
-
-
-def fake_command(words: Any) -> list[str]:
-    import sys
-
-    return [sys.executable, "-c", *words]
-
-
-def test_local_jobs_run_one_after_the_other_and_tell_how_they_ended(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(local_jobs, "command", fake_command)
-    jobs, gate = LocalJobs(settings, waiting=3), tmp_path / "gate"
-
-    def submit(code: str) -> str:
-        return asyncio.run(jobs.submit([code]))
-
-    first = submit(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.02)")
-    until(lambda: asyncio.run(jobs.state(first)) == {"state": "running", "message": None})
-    good, bad, hurt = (
-        submit(code)
-        for code in (
-            "import os, sys; print(os.environ['RUSHES_DATA_DIR'])",
-            "import sys; print('x' * 9999); sys.exit('error: no such thing')",
-            "import os; os.kill(os.getpid(), 9)",
-        )
-    )
-    with pytest.raises(BusyError, match="3 jobs wait"):
-        submit("pass")
-    assert asyncio.run(jobs.state(hurt)) == {"state": "pending", "message": None}
-    gate.touch()
-    assert ended(jobs, first)["state"] == ended(jobs, good)["state"] == "succeeded"
-    assert ended(jobs, bad) == {"state": "failed", "message": "error: no such thing"}
-    assert ended(jobs, hurt) == {"state": "stopped", "message": "exit code -9"}
-    assert (settings.data_dir / "runs" / good / "job.log").read_text().strip() == str(settings.data_dir.absolute())
-    assert asyncio.run(jobs.state("rushes-0")) is None
-    assert len({first, good, bad, hurt}) == 4
-
-
-def test_a_job_that_cannot_be_begun_leaves_the_next_its_turn(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_jobs, "command", lambda words: [*words])
-    jobs = LocalJobs(settings)
-    lost, good = asyncio.run(jobs.submit(["/no/such/program"])), asyncio.run(jobs.submit(["true"]))
-    assert ended(jobs, good)["state"] == "succeeded"
-    assert ended(jobs, lost)["state"] == "failed"
 
 
 class FakeClient:
@@ -191,7 +123,9 @@ class Caller:
     """A client with a key over a service whose jobs are processes of this machine."""
 
     def __init__(self, api: Api) -> None:
-        real = LocalJobs(api.service.settings, environment={"RUSHES_DATABASE_URL": api.url})
+        real = LocalJobs(
+            {"RUSHES_DATABASE_URL": api.url, "RUSHES_DATA_DIR": str(api.service.settings.data_dir.absolute())}
+        )
         app = build_api(replace(api.service, jobs=real))
         self.client = TestClient(app, base_url="http://127.0.0.1", headers=api.headers("write", "Kim"))
 
@@ -204,7 +138,7 @@ class Caller:
         return self.client.get(f"/v1/{path}").json()
 
     def finish(self, job: Any) -> None:
-        over = until(lambda: (one := self.get(job["job_url"][4:]))["state"] not in ("pending", "running") and one)
+        over = self.get(job["job_url"][4:])
         assert over["state"] == "succeeded", over
 
 

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI
-from fastapi.responses import StreamingResponse
-from fastapi.routing import APIRoute
 from psycopg.conninfo import conninfo_to_dict
 
-from cluster.db.api_keys import create_key
 from cluster.db.connect import open_connection
-from cluster.db.pool import Corpus
-from cluster.settings import load_settings
-from serve import access, edge
-from serve.access import Writer, is_loopback, writer
-from serve.api import build_api
-from serve.service import Service, Serving, make_service
+from serve import edge
 from tests.api_client import Api, api_over
-from tests.fake_models import FakeJobs, FakeModels
-
-# POST, but nothing is written: a body is what they are asked with.
-READS = {
-    "/v1/embeddings", "/v1/rerank", "/rerank", "/v1/search", "/v1/audio/transcriptions", "/v1/audio/diarization",
-    "/v1/audio/embeddings", "/v1/knn/voices", "/v1/knn/frames", "/v1/knn/texts",
-}  # fmt: skip
+from tests.trial_app import trial_app, trial_client
 
 
 @pytest.fixture
@@ -42,66 +24,6 @@ def api(db_url: str) -> Iterator[Api]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def _trial_routes(events: list[str]) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/trial/slow")
-    async def slow() -> dict[str, str]:
-        try:
-            await asyncio.sleep(30)
-        except asyncio.CancelledError:
-            events.append("cancelled")
-            raise
-        return {}
-
-    @router.get("/trial/endless")
-    async def endless() -> StreamingResponse:
-        async def pieces() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    yield b"."
-                    await asyncio.sleep(0.01)
-            except asyncio.CancelledError:
-                events.append("cancelled")
-                raise
-
-        return StreamingResponse(pieces())
-
-    @router.post("/trial/query")
-    async def query(service: Serving) -> dict[str, str]:
-        await service.corpus.run(lambda conn: conn.execute("SELECT pg_sleep(30)"))
-        return {}
-
-    @router.post("/trial/body")
-    async def body(content: dict[str, Any]) -> dict[str, int]:
-        return {"keys": len(content)}
-
-    @router.post("/trial/write")
-    async def write(key: Writer) -> dict[str, str]:
-        return {"author": key.name}
-
-    @router.post("/trial/fault")
-    async def fault() -> None:
-        raise ValueError("postgresql://user:secret@host/db")
-
-    return router
-
-
-def _app(url: str, events: list[str], **flags: Any) -> FastAPI:
-    service = make_service(load_settings(**flags), Corpus(url, size=2), FakeModels(), FakeJobs())
-    app = build_api(service)
-    app.include_router(_trial_routes(events))
-    return app
-
-
-@asynccontextmanager
-async def _client(app: FastAPI, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", **options) as client:
-        yield client
-    app.state.service.close()
 
 
 def test_health_answers_without_a_key(api: Api) -> None:
@@ -152,98 +74,13 @@ def test_no_browser_takes_an_answer_for_what_it_is_not(api: Api, path: str) -> N
     assert api.client.get(path).headers["x-content-type-options"] == "nosniff"
 
 
-def test_without_a_key_only_health_answers_on_another_address(db_url: str) -> None:
-    with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
-        paths = [path for path in api.client.app.openapi()["paths"] if "{" not in path]
-        open_paths = [path for path in paths if api.client.get(path).status_code != 401]
-        assert sorted(open_paths) == ["/health/live", "/health/ready"]
-        assert api.client.get("/openapi.json").status_code == 401
-        assert api.client.get("/openapi.json", headers=api.headers("read")).status_code == 200
-        assert api.client.get("/openapi.json", headers={"authorization": "Bearer rushes-no"}).status_code == 401
-
-
-def test_a_revoked_key_opens_nothing(db_url: str) -> None:
-    with api_over(db_url, serve={"host": "0.0.0.0"}) as api:
-        headers = api.headers("read", "reader")
-        assert api.client.get("/openapi.json", headers=headers).status_code == 200
-        with open_connection(db_url) as conn:
-            conn.execute("UPDATE api_keys SET revoked_at = now()")
-        assert api.client.get("/openapi.json", headers=headers).status_code == 401
-
-
-@pytest.mark.anyio
-async def test_writing_takes_a_key_that_may_write_even_here(db_url: str) -> None:
-    with open_connection(db_url) as conn:
-        keys = {scope: create_key(conn, scope, scope) for scope in ("read", "write")}
-    async with _client(_app(db_url, [])) as client:
-        assert (await client.post("/trial/write")).status_code == 401
-        refused = await client.post("/trial/write", headers={"x-api-key": keys["read"]})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
-        done = await client.post("/trial/write", headers={"authorization": f"Bearer {keys['write']}"})
-        assert done.json() == {"author": "write"}
-
-
-def test_keys_are_kept_as_hashes_only(api: Api) -> None:
-    key = api.headers("write")["authorization"].removeprefix("Bearer ")
-    with open_connection(api.url) as conn:
-        row = conn.execute("SELECT k::text FROM api_keys k").fetchone()
-    assert row is not None
-    assert key not in row[0]
-    assert key.removeprefix("rushes-") not in row[0]
-
-
-def test_every_route_that_is_no_read_takes_a_key(api: Api) -> None:
-    routes = [route for route in _routes(api.client.app) if route.methods - {"GET", "HEAD"}]
-    assert len(routes) > len(READS)
-    unguarded = {
-        route.path for route in routes
-        if route.path not in READS and writer not in {one.call for one in route.dependant.dependencies}
-    }  # fmt: skip
-    assert unguarded == set()
-
-
-def _routes(app: Any) -> list[APIRoute]:
-    return [route for module in _modules() for route in module.router.routes if isinstance(route, APIRoute)]
-
-
-def _modules() -> tuple[Any, ...]:
-    from serve.api import ROUTERS
-
-    return ROUTERS
-
-
-def test_a_page_from_elsewhere_cannot_read_through_a_browser_here(api: Api) -> None:
-    answer = api.client.get("/openapi.json", headers={"host": "evil.example:8000"})
-    assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
-    for host in ("localhost:8000", "LOCALHOST", "127.0.0.2:8000", "[::1]:8000", "[::1]"):
-        assert api.client.get("/openapi.json", headers={"host": host}).status_code == 200, host
-    for host in ("", "127.0.0.1.evil.example", "[::1", "evil@localhost", "10.0.0.1:8000"):
-        assert api.client.get("/openapi.json", headers={"host": host}).status_code == 403, host
-
-
-def test_a_client_that_must_send_some_key_reads_here_with_any(api: Api) -> None:
-    any_key = {"authorization": "Bearer none"}
-    assert api.client.get("/openapi.json", headers=any_key).status_code == 200
-    assert api.client.get("/openapi.json", headers={**any_key, "host": "evil.example"}).status_code == 403
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.0.1"])
-def test_loopback_is_known(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
-def test_every_other_address_is_not_loopback(host: str) -> None:
-    assert not is_loopback(host)
-
-
 @pytest.mark.anyio
 async def test_a_body_over_the_limit_is_refused_before_and_while_it_comes(db_url: str) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield b" " * 100
 
-    async with _client(_app(db_url, [], serve={"max_body_bytes": 2048})) as client:
+    async with trial_client(trial_app(db_url, [], serve={"max_body_bytes": 2048})) as client:
         told = await client.post("/trial/body", content=b" " * 4096)
         assert told.status_code == 413, told.text
         streamed = await client.post("/trial/body", content=pieces())
@@ -258,7 +95,7 @@ async def test_a_client_that_stops_sending_is_let_go(db_url: str, monkeypatch: p
         yield b"{"
         await asyncio.sleep(5)
 
-    async with _client(_app(db_url, [])) as client:
+    async with trial_client(trial_app(db_url, [])) as client:
         answer = await client.post("/trial/body", content=stuck())
     assert (answer.status_code, answer.json()["error"]["code"]) == (408, "request_timeout")
 
@@ -266,7 +103,7 @@ async def test_a_client_that_stops_sending_is_let_go(db_url: str, monkeypatch: p
 @pytest.mark.anyio
 async def test_a_time_out_ends_the_work_too(db_url: str) -> None:
     events: list[str] = []
-    async with _client(_app(db_url, events, serve={"timeout_s": 0.3})) as client:
+    async with trial_client(trial_app(db_url, events, serve={"timeout_s": 0.3})) as client:
         answer = await client.post("/trial/slow")
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert events == ["cancelled"]
@@ -274,7 +111,7 @@ async def test_a_time_out_ends_the_work_too(db_url: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_time_out_ends_the_statement_on_the_server(db_url: str) -> None:
-    async with _client(_app(db_url, [], serve={"timeout_s": 0.5})) as client:
+    async with trial_client(trial_app(db_url, [], serve={"timeout_s": 0.5})) as client:
         assert (await client.post("/trial/query")).status_code == 504
         with open_connection(db_url) as conn:
             for _ in range(50):
@@ -289,7 +126,7 @@ async def test_a_time_out_ends_the_statement_on_the_server(db_url: str) -> None:
 @pytest.mark.anyio
 async def test_a_client_that_hangs_up_ends_the_work(db_url: str) -> None:
     events: list[str] = []
-    app = _app(db_url, events)
+    app = trial_app(db_url, events)
     hang_up = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -324,7 +161,7 @@ async def test_a_body_that_nobody_reads_holds_no_stream_open(
 ) -> None:
     monkeypatch.setattr(edge, "IDLE_S", 0.2)
     events: list[str] = []
-    app = _app(db_url, events)
+    app = trial_app(db_url, events)
     pieces = 20 if is_flood else 0
 
     async def receive() -> dict[str, Any]:
@@ -346,7 +183,7 @@ async def test_a_body_that_nobody_reads_holds_no_stream_open(
 
 @pytest.mark.anyio
 async def test_a_fault_of_ours_keeps_its_secrets(db_url: str) -> None:
-    async with _client(_app(db_url, [])) as client:
+    async with trial_client(trial_app(db_url, [])) as client:
         answer = await client.post("/trial/fault")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "secret" not in answer.text
@@ -354,31 +191,11 @@ async def test_a_fault_of_ours_keeps_its_secrets(db_url: str) -> None:
 
 @pytest.mark.anyio
 async def test_broken_json_is_told_as_such(db_url: str) -> None:
-    async with _client(_app(db_url, [])) as client:
+    async with trial_client(trial_app(db_url, [])) as client:
         answer = await client.post("/trial/body", content=b"{'a'", headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
         wrong = await client.post("/trial/body", json=[1])
         assert wrong.status_code == 422
-
-
-@pytest.mark.anyio
-async def test_known_keys_open_while_the_pool_is_full_or_slow(db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "READ_S", 0.2)
-    app = _app(db_url, [], serve={"host": "0.0.0.0"})
-    service: Service = app.state.service
-    service.access.keys._refresh_s = 0.0
-    with open_connection(db_url) as conn:
-        headers = {"authorization": f"Bearer {create_key(conn, 'reader', 'read')}"}
-    async with _client(app, headers=headers) as client:
-        assert (await client.get("/v1/models")).status_code == 200
-        busy = [asyncio.ensure_future(service.corpus.run(lambda conn: time.sleep(3))) for _ in range(4)]
-        await asyncio.sleep(0.1)
-        began_s = time.monotonic()
-        assert (await client.get("/v1/models")).status_code == 200
-        service.corpus.waiting = 0
-        assert (await client.get("/v1/models")).status_code == 200
-        assert time.monotonic() - began_s < 2
-        await asyncio.gather(*busy)
 
 
 @pytest.mark.anyio
@@ -393,7 +210,7 @@ async def test_recordings_over_the_limit_are_refused_before_they_are_read(
         yield b"--xx"
         await let_go.wait()
 
-    async with _client(_app(db_url, [])) as client:
+    async with trial_client(trial_app(db_url, [])) as client:
         first = asyncio.ensure_future(client.post("/v1/audio/diarization", content=stuck(), **form))
         await asyncio.sleep(0.2)
         refused = await client.post("/v1/audio/diarization", content=stuck(), **form)
@@ -418,7 +235,7 @@ def test_a_database_that_lets_nobody_in_is_away_and_its_address_a_secret(db_url:
 @pytest.mark.anyio
 @pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[" * 100_000, b'{"a": ' + b"9" * 5_000 + b"}"])
 async def test_a_body_that_cannot_be_read_says_what_may_be_wrong(db_url: str, content: bytes) -> None:
-    async with _client(_app(db_url, [])) as client:
+    async with trial_client(trial_app(db_url, [])) as client:
         answer = await client.post("/trial/body", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
     assert "UTF-8" in answer.json()["error"]["message"]
