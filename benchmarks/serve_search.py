@@ -99,7 +99,7 @@ def ask(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def places(found: dict[str, Any]) -> set[int]:
     """The numbers of the passages that were answered with."""
-    return {int(hit["asset"], 16) * PER_ASSET + hit["start_ms"] // 1000 for hit in found["hits"]}
+    return {int(hit["sha256"], 16) * PER_ASSET + hit["start_ms"] // 1000 for hit in found["hits"]}
 
 
 def recall(url: str, vectors: Vectors, queries: Vectors, every: int | None, filters: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class AssetCounts(BaseModel):
     """An asset that was pointed at, and how many of its segments are of known people now."""
 
     sha256: str
-    name: str
+    source: str
     segments: int
     known: int
     unknown: int
@@ -100,4 +100,4 @@ def _answer(conn: Any, found: Outcome, author: str, dry_run: bool) -> Decided:
 
 def _counts(sha256: str, name: str, voices: Any) -> AssetCounts:
     known, total = sum(n for who, n in voices.items() if who.speaker_id is not None), sum(voices.values())
-    return AssetCounts(sha256=sha256, name=short_uri(name), segments=total, known=known, unknown=total - known)
+    return AssetCounts(sha256=sha256, source=short_uri(name), segments=total, known=known, unknown=total - known)

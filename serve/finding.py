@@ -80,7 +80,7 @@ class Asking(Asked):
 class Hit(BaseModel):
     """One place of the corpus that answers, and why. Fields that do not apply are null."""
 
-    asset: str = Field(description="SHA-256 of the content.")
+    sha256: str = Field(description="Of the content.")
     source: str = Field(description="The last two parts of where it was found.")
     media_kind: str | None
     start_ms: int | None = Field(None, description="Of the passage, the segment, or the shot.")

@@ -51,7 +51,7 @@ def voice(hit: VoiceHit) -> Hit:
 
 def _spoken(hit: speech.Hit | VoiceHit, **more: Any) -> Hit:
     values = {
-        "asset": hit.sha256,
+        "sha256": hit.sha256,
         "source": short_uri(hit.uri),
         "media_kind": hit.media_kind,
         "start_ms": hit.start_ms,
@@ -72,7 +72,7 @@ def picture(hit: PictureHit) -> Hit:
     """A moment that is like what was asked for."""
     is_clip = hit.start_ms is not None and hit.end_ms is not None
     return Hit(
-        asset=hit.sha256,
+        sha256=hit.sha256,
         source=short_uri(hit.uri),
         media_kind=hit.media_kind,
         start_ms=hit.start_ms,

@@ -67,7 +67,7 @@ class LabelledAt(BaseModel):
     """The segment that was pointed at."""
 
     sha256: str
-    name: str
+    source: str
     start_ms: int
     end_ms: int
     scope: Literal["segment", "speaker"]
@@ -169,7 +169,7 @@ def _place(conn: Any, target: Target, voice: Voice) -> LabelledAt:
     sha256, name = shas_and_names(conn, [target.asset_id])[target.asset_id]
     return LabelledAt(
         sha256=sha256,
-        name=short_uri(name),
+        source=short_uri(name),
         start_ms=target.start_ms,
         end_ms=target.end_ms,
         scope=target.scope,

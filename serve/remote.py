@@ -30,7 +30,7 @@ CALLS_PER_REPLICA = 2
 # A small request waits for the call that it rides in: seconds of work at most.
 ITEMS_PER_CALL = {"text": 128, "image": 32, "reranker": 64}
 RECORDINGS_PER_REPLICA = 8
-PROBE_S = 2.0
+PROBE_S = 5.0
 PROBES_KEPT_S = 1.0
 
 Send = Callable[[list[Any]], Awaitable[Answers]]

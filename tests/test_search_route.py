@@ -100,7 +100,7 @@ def test_a_text_finds_the_passage_its_time_its_words_and_where_to_hear_it(api: A
     assert (hit.vector_rank, hit.text_rank) == (1, 1)
     assert hit.similarity == pytest.approx(1.0, abs=1e-5)
     assert [hit.text[start:end] for start, end in hit.matches][:4] == ["a", "lazy", "dog", "sleeps"]
-    at = f"/v1/media/{hit.asset}"
+    at = f"/v1/media/{hit.sha256}"
     assert (hit.media_url, hit.clip_url) == (f"{at}/original", f"{at}/clip?start_ms=0&end_ms=4000")
     assert (hit.thumbnail_url, hit.transcript_url) == (f"{at}/frames/0.jpg", f"{at}/transcript.srt")
 
@@ -196,8 +196,8 @@ def test_filters_hold_for_vectors_and_words_alike(api: Api, db: Any) -> None:
 
 
 def test_an_asset_is_chosen_by_its_content(api: Api) -> None:
-    one = search(api, text="fox").hits[0].asset
-    assert {hit.asset for hit in search(api, text="dog", filters={"assets": [one]}).hits} == {one}
+    one = search(api, text="fox").hits[0].sha256
+    assert {hit.sha256 for hit in search(api, text="dog", filters={"assets": [one]}).hits} == {one}
     assert refused(api, text="x", filters={"assets": ["ab" * 32]})[:2] == (404, "filters.assets")
 
 
@@ -211,7 +211,7 @@ def test_a_picture_is_found_by_its_vector_its_words_and_not_by_another_model(api
     found = search(api, image=uri(picture), k=1)
     assert (sources(found), found.space_id, found.hits[0].t_ms) == (["media/film.mp4"], space.space_id, 2000)
     assert found.hits[0].similarity == pytest.approx(1.0, abs=1e-5)
-    assert found.hits[0].thumbnail_url == f"/v1/media/{found.hits[0].asset}/thumbnails/1.jpg"
+    assert found.hits[0].thumbnail_url == f"/v1/media/{found.hits[0].sha256}/thumbnails/1.jpg"
     assert search(api, text="a red car", target="pictures", k=1).hits[0].t_ms == 0
     api.models._cards = [replace(card, space_name="another") for card in cards(db)]
     for body in ({"image": uri(picture)}, {"text": "a red car", "target": "pictures"}, {"text": "dog"}):
@@ -297,7 +297,7 @@ def test_knn_takes_numbers_or_base64_of_any_length(api: Api, db: Any) -> None:
     assert plain.hits[0].similarity == pytest.approx(1.0, abs=1e-5)
     longer = knn(api, "texts", vector=encoded(vector * 1e30), k=2)
     assert [hit.similarity for hit in longer.hits] == pytest.approx([hit.similarity for hit in plain.hits], abs=1e-5)
-    assert knn(api, "texts", vector=(vector.astype(float) * 1e300).tolist(), k=2).hits[0].asset == plain.hits[0].asset
+    assert knn(api, "texts", vector=(vector.astype(float) * 1e300).tolist(), k=2).hits[0].sha256 == plain.hits[0].sha256
     assert sources(knn(api, "texts", vector=vector.tolist(), filters={"kinds": ["video"]})) == ["media/b.mp4"]
 
 

@@ -153,12 +153,12 @@ def test_people_are_merged_renamed_split_and_read(api: Api, db: Any, cluster_id:
     assert people["speakers"][0]["segments_by_method"] == {"human": 2}
     assert people["total"]["known_ms"] == people["total"]["speech_ms"] == 15_000
     one = get(api, f"speakers/{anna}?limit=1")
-    assert [asset["name"] for asset in one["assets"]] == ["media/b.wav"]
+    assert [asset["source"] for asset in one["assets"]] == ["media/b.wav"]
     assert (one["segments"], one["next_offset"]) == (2, 1)
     assert [event["kind"] for event in one["events"]][-1] == "merge"
     first = get(api, f"speakers/{anna}/segments?limit=1")
     rest = get(api, f"speakers/{anna}/segments?limit=1&offset={first['next_offset']}")
-    assert [row["name"] for row in first["segments"] + rest["segments"]] == ["media/b.wav", "media/d.wav"]
+    assert [row["source"] for row in first["segments"] + rest["segments"]] == ["media/b.wav", "media/d.wav"]
     assert rest["next_offset"] is None
     log = get(api, "speakers/history?limit=3")
     older = get(api, f"speakers/history?limit=500&before={log['next_before']}")
@@ -178,11 +178,11 @@ def test_clusters_come_by_what_there_is_to_win(api: Api, db: Any, cluster_id: in
     assert card["snippets"][0]["clip_url"].startswith("/v1/media/")
     post(api, "speakers/label", {"name": "Anna", "asset": sha_of(db, "b.wav"), "at_ms": 0})
     one = get(api, f"clusters/{cluster_id}")
-    assert [(voice["name"], voice["method"]) for voice in one["voices"]][1] == ("media/b.wav", "human")
+    assert [(voice["source"], voice["method"]) for voice in one["voices"]][1] == ("media/b.wav", "human")
     assert (one["suggestions"][0]["name"], one["suggestions"][0]["voices"]) == ("Anna", 3)
     assert get(api, "clusters?unnamed=true")["clusters"] == []
     unknown = get(api, "speakers/unknown")
-    assert [voice["name"] for voice in unknown["voices"]] == ["media/a.wav", "media/d.wav"]
+    assert [voice["source"] for voice in unknown["voices"]] == ["media/a.wav", "media/d.wav"]
 
 
 def test_an_empty_corpus_has_no_one(api: Api) -> None:

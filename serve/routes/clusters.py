@@ -35,7 +35,7 @@ class Snippet(BaseModel):
     """Where to listen: the medoid, the voices nearest to it, and the farthest, which show whether it is one person."""
 
     sha256: str
-    asset: str
+    source: str
     local_speaker: int
     start_ms: int
     end_ms: int
@@ -75,7 +75,7 @@ class Member(BaseModel):
     """A voice of a cluster, and whose it is by what (human, cluster, knn)."""
 
     sha256: str
-    name: str
+    source: str
     media_url: str
     local_speaker: int
     similarity: float
@@ -208,7 +208,7 @@ def _card(card: Card) -> dict[str, Any]:
     snippets = [
         Snippet(
             sha256=one.sha256,
-            asset=short_uri(one.asset),
+            source=short_uri(one.asset),
             local_speaker=one.local_speaker,
             start_ms=one.start_ms,
             end_ms=one.end_ms,
@@ -223,7 +223,7 @@ def _card(card: Card) -> dict[str, Any]:
 
 
 def _member(row: dict[str, Any]) -> Member:
-    return Member.model_validate(row | {"name": short_uri(row["name"]), "media_url": media_url(row["sha256"])})
+    return Member.model_validate(row | {"source": short_uri(row["name"]), "media_url": media_url(row["sha256"])})
 
 
 def _suggestions(conn: Any, cluster_id: int) -> list[Suggestion]:

@@ -27,7 +27,7 @@ class Likely(BaseModel):
     """An asset of a group, the largest picture or longest video first."""
 
     sha256: str
-    name: str
+    source: str = Field(description="The last two parts of where it was found.")
     media_kind: str
     duration_ms: int | None
     width: int | None
@@ -208,7 +208,7 @@ def _group(group: Group) -> DupesGroup:
 def _member(one: Member) -> dict[str, Any]:
     where = media_url(one.sha256)
     links = {"media_url": where, "thumbnail_url": f"{where}/thumbnails/0.jpg"}
-    return asdict(one) | {"name": short_uri(one.name), "sources": len(one.sources)} | links
+    return asdict(one) | {"source": short_uri(one.name), "sources": len(one.sources)} | links
 
 
 def _event(entry: Entry) -> DupesEvent:

@@ -76,7 +76,7 @@ class HeardIn(BaseModel):
     """An asset in which the person speaks, with the longest of what is said."""
 
     sha256: str
-    name: str
+    source: str
     media_url: str
     segments: int
     speech_ms: int
@@ -109,7 +109,7 @@ class Segment(Spoken):
     """A segment of the person; `score` is the voice's likeness where the machine gave the name."""
 
     sha256: str
-    name: str
+    source: str
     media_url: str
     local_speaker: int | None
     method: str | None
@@ -127,7 +127,7 @@ class UnknownVoice(Spoken):
     """A voice of an asset that nobody has named, with its longest segment."""
 
     sha256: str
-    name: str
+    source: str
     local_speaker: int
     segments: int
     speech_ms: int
@@ -144,7 +144,7 @@ class PlaceOf(BaseModel):
     """A time that a decision points at, and whom it named there; null: nobody known."""
 
     sha256: str
-    asset: str
+    source: str
     start_ms: int
     end_ms: int
     scope: str
@@ -237,16 +237,16 @@ async def read_segments(service: Serving, speaker_id: Id, limit: Limit = 100, of
 
 def _heard_at(row: dict[str, Any], sha256: str) -> dict[str, Any]:
     """The row with addresses, its source by the last two parts."""
-    where = {"name": short_uri(row["name"])} if "name" in row else {}
+    where = {"source": short_uri(row["name"])} if "name" in row else {}
     return row | where | {"clip_url": clip_url(sha256, row["start_ms"], row["end_ms"]), "media_url": media_url(sha256)}
 
 
 def _heard_in(row: dict[str, Any]) -> HeardIn:
     longest = [Spoken(**_heard_at(spoken, row["sha256"])) for spoken in row["longest"]]
-    where = {"name": short_uri(row["name"]), "media_url": media_url(row["sha256"])}
+    where = {"source": short_uri(row["name"]), "media_url": media_url(row["sha256"])}
     return HeardIn.model_validate(row | where | {"longest": longest})
 
 
 def _event(entry: Entry) -> Event:
-    places = [PlaceOf.model_validate(asdict(place) | {"asset": short_uri(place.asset)}) for place in entry.places]
+    places = [PlaceOf.model_validate(asdict(place) | {"source": short_uri(place.asset)}) for place in entry.places]
     return Event.model_validate(asdict(entry) | {"event_id": entry.event, "what": entry.in_words(), "places": places})
