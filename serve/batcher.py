@@ -97,12 +97,8 @@ class Batcher(Generic[T, R]):
         self._thread: threading.Thread | None = None
         self._end: str | None = None
         self.last_good_s = float("-inf")
-        self._busy_since_s = 0.0
-
-    @property
-    def busy_since_s(self) -> float | None:
-        """Since when somebody has been waiting for the device, by the monotonic clock; None while nobody is."""
-        return self._busy_since_s if self._open else None
+        # Since when the device has had work, whoever still waits for it, by the monotonic clock; None while it has none
+        self.busy_since_s: float | None = None
 
     @property
     def alive(self) -> bool:
@@ -145,8 +141,6 @@ class Batcher(Generic[T, R]):
         entries = [Entry(self._cost(item), call, place, item) for place, item in enumerate(items)]
         with self._changed:
             self.require_alive()
-            if not self._open:
-                self._busy_since_s = time.monotonic()
             self._open.add(call)
             self._queue.add(entries)
             if self._thread is None:
@@ -183,12 +177,14 @@ class Batcher(Generic[T, R]):
                 if self._queue and (may_wait or self._queue.is_full(self.budget)):
                     entries = self._queue.take(self.budget)
                     if entries:
+                        self.busy_since_s = self.busy_since_s or time.monotonic()
                         now_s = time.perf_counter()
                         self._counts.wait_s += sum(now_s - entry.call.began_s for entry in entries)
                         return entries
                 elif not may_wait:
                     return []
                 else:
+                    self.busy_since_s = None
                     self._changed.wait()
         return []
 

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -49,15 +50,16 @@ def run(
     check_port(settings.serve.host, settings.serve.port)
     check_weights(settings)
     warn_of_open_door(settings, database, say)
-    _end_on_sigterm()
+    asked = threading.Event()
+    _end_on_sigterm(asked)
     with tempfile.TemporaryDirectory(prefix="rushes-", ignore_cleanup_errors=True) as folder:
         prepare_environment(settings, database.url, Path(folder), haproxy=haproxy, local=address is None)
         if haproxy:
             ports = [os.environ[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("STATS", "METRICS")]
             say(f"warning: HAProxy's statistics, ports {' and '.join(ports)}, are open on every interface, to anybody")
         say("starting Ray" if address is None else f"joining the Ray cluster at {address}")
-        with _ray(settings, address, folder), suppress(KeyboardInterrupt):
-            _serve(settings, database, say)
+        with _ray(settings, address, folder, asked), suppress(KeyboardInterrupt):
+            _serve(settings, database, asked, say)
     say("stopped")
 
 
@@ -96,7 +98,7 @@ def warn_of_open_door(settings: Settings, database: Database, say: Say) -> None:
 
 
 @contextmanager
-def _ray(settings: Settings, address: str | None, folder: str) -> Iterator[None]:
+def _ray(settings: Settings, address: str | None, folder: str, asked: threading.Event) -> Iterator[None]:
     import ray
 
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
@@ -121,7 +123,7 @@ def _ray(settings: Settings, address: str | None, folder: str) -> Iterator[None]
         )
         tell_service(settings.data_dir)
     # Ray has set a handler of its own, under which nothing is cleaned up.
-    _end_on_sigterm()
+    _end_on_sigterm(asked)
     try:
         yield
     finally:
@@ -144,7 +146,7 @@ def _end(settings: Settings, *, local: bool) -> None:
         forget_service(settings.data_dir)
 
 
-def _serve(settings: Settings, database: Database, say: Say) -> None:
+def _serve(settings: Settings, database: Database, asked: threading.Event, say: Say) -> None:
     from ray import serve
 
     from serve.app import APP_NAME, LOGGING, compose, offered
@@ -161,7 +163,7 @@ def _serve(settings: Settings, database: Database, say: Say) -> None:
         url = http_address(host, port)
         for line in _about(settings, url, {role: engine.cards() for role, engine in on_offer.items()}):
             say(line)
-        _stay(database, url, say)
+        _stay(database, url, asked, say)
     except RuntimeError as error:
         raise RushesError(f"the service does not start: {_reason(error)}") from error
     finally:
@@ -212,11 +214,11 @@ def _about(settings: Settings, url: str, cards: dict[str, Any]) -> Iterator[str]
     yield f"{url}/docs {open_to}: rushes keys create NAME --scope write"
 
 
-def _stay(database: Database, url: str, say: Say) -> None:
-    """Say when the service is ready and when it is not, and keep an embedded database alive, until interrupted."""
+def _stay(database: Database, url: str, asked: threading.Event, say: Say) -> None:
+    """Say when the service is ready and when it is not, and keep an embedded database alive, until asked to end."""
     before: str | None = None
     with closing(Session(database.url, 0.0)) as session:
-        while True:
+        while not asked.is_set():
             ready, checks = probe(url)
             wrong = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
             now = f"ready: {url}" if ready else f"not ready: {wrong}"
@@ -228,10 +230,12 @@ def _stay(database: Database, url: str, say: Say) -> None:
             time.sleep(LOOK_S if ready else POLL_S)
 
 
-def _end_on_sigterm() -> None:
-    """SIGTERM ends the service as Ctrl-C does."""
+def _end_on_sigterm(asked: threading.Event) -> None:
+    """SIGTERM ends the service as Ctrl-C does; `asked` says so where the interpreter loses the interrupt."""
 
     def interrupt(number: int, frame: Any) -> None:
+        # In a callback of an import, of which there are thousands at the start, an exception goes nowhere.
+        asked.set()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -272,7 +272,7 @@ def test_a_device_at_work_is_not_asked_to_wait_for_its_own_queue(tiny_weights):
         asked = asyncio.ensure_future(engine.run(documents(["hello"])))
         await asyncio.to_thread(begun.wait, 60)
         await asyncio.wait_for(engine.check(), 20)
-        engine.batcher._busy_since_s -= 2 * shared.LONGEST_WORK_S
+        engine.batcher.busy_since_s -= 2 * shared.LONGEST_WORK_S
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(engine.check(), 0.05)
         finish.set()

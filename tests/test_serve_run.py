@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 AGENT_PORT = 52365
 BEGIN_A_JOB = """
-import asyncio, os, tempfile
+import asyncio, os, tempfile, threading
 from pathlib import Path
 from cluster.settings import load_settings
 from serve import main
@@ -24,7 +24,7 @@ settings = load_settings()
 settings.data_dir.mkdir(parents=True)
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     prepare_environment(settings, "", Path(folder), haproxy=False, local=True)
-    with main._ray(settings, None, folder):
+    with main._ray(settings, None, folder, threading.Event()):
         print(asyncio.run(RayJobs(os.environ["RAY_API_SERVER_ADDRESS"]).submit(["--help"])))
 """
 
