@@ -67,7 +67,7 @@ class ServeSettings(BaseModel):
     gpu_share: float = Field(0.25, ge=0, le=1)
     max_replicas: int = Field(1, ge=1)
     connections: int = Field(8, ge=1, le=64)
-    in_flight: int = Field(512, ge=1)
+    in_flight: int = Field(2048, ge=1)
     max_items: int = Field(2048, ge=1)
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_audio_bytes: int = Field(512 * 2**20, ge=1024)

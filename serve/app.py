@@ -51,7 +51,7 @@ CONSTRUCTOR_RETRIES = 2
 # What is under way may end; longer than that, it is somebody's upload.
 SHUTDOWN_S = 10.0
 # Far over what the edge admits, so that a full service is told by the edge, in its own words.
-REQUESTS_PER_ITEM_IN_FLIGHT = 8
+REQUESTS_AT_ONCE = 4096
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 MakeEngine = Callable[[Role, Settings], Engine | None]
@@ -109,8 +109,7 @@ def compose(
         for role in engines
     }  # fmt: skip
     cards = {role: list(engine.cards()) for role, engine in engines.items()}
-    at_once = REQUESTS_PER_ITEM_IN_FLIGHT * settings.serve.in_flight
-    api = cast(Any, Api).options(max_ongoing_requests=at_once, max_queued_requests=at_once)
+    api = cast(Any, Api).options(max_ongoing_requests=REQUESTS_AT_ONCE, max_queued_requests=REQUESTS_AT_ONCE)
     return api.bind(plain, cards, models)
 
 

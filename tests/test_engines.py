@@ -229,14 +229,21 @@ def test_numbers_that_are_none_are_served_to_nobody(tiny_weights, monkeypatch):
     engine.close()
 
 
+def rested(engine):
+    """The engine once its device thread has seen that nothing is left to do, a moment after it has answered."""
+    while engine.batcher.alive and engine.batcher.busy_since_s is not None:
+        time.sleep(0.001)
+    return engine
+
+
 def test_health_is_a_real_forward_unless_one_was_of_late(tiny_weights):
     engine = tiny_engine(tiny_weights)
     engine.load()
-    asyncio.run(engine.check())
-    asyncio.run(engine.check())
+    asyncio.run(rested(engine).check())
+    asyncio.run(rested(engine).check())
     assert engine.batcher.counts.batches == 1
     engine.batcher.last_good_s -= 2 * shared.FRESH_S
-    asyncio.run(engine.check())
+    asyncio.run(rested(engine).check())
     assert engine.batcher.counts.batches == 2
 
     def broken(tokens):
@@ -246,11 +253,11 @@ def test_health_is_a_real_forward_unless_one_was_of_late(tiny_weights):
     engine.batcher.last_good_s -= 2 * shared.FRESH_S
     message = "wrong shape"
     with pytest.raises(RuntimeError, match="wrong shape"):
-        asyncio.run(engine.check())
+        asyncio.run(rested(engine).check())
     message = "CUDA error: unspecified launch failure"
     for _ in range(2):
         with pytest.raises(UnavailableError, match="unspecified launch failure"):
-            asyncio.run(engine.check())
+            asyncio.run(rested(engine).check())
     with pytest.raises(UnavailableError):
         served(engine, documents(["hello"]))
     with pytest.raises(UnavailableError):
