@@ -73,10 +73,6 @@ class Reranker:
             scores = activation(model(padded(tokens, model.tokenizer, model.device))["scores"].float())
         return lambda: scores.cpu().numpy().reshape(len(tokens))
 
-    def score_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
-        """One score per pair in one call of the model; the same as those of `score`."""
-        return self.begin_tokens(tokens)()
-
     @property
     def halvings(self) -> int:
         """How often a batch did not fit the device."""

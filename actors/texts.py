@@ -134,10 +134,6 @@ class Texts:
             vectors = model(padded(tokens, model.tokenizer, model.device))["sentence_embedding"].float()
         return lambda: _unit(vectors.cpu().numpy())
 
-    def embed_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
-        """Unit vectors, shape (tokens, dimension), in one call of the model; the same as those of the texts."""
-        return self.begin_tokens(tokens)()
-
     def count_tokens(self, text: str) -> int:
         """Tokens of a document as the model reads it: with its prefix and special tokens."""
         tokenizer = self._loaded().tokenizer

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PARQUET, WAV = "parquet", "wav"
 SPEAKER_CHARS = 40
-NO_TRANSCRIPT = "it has no transcript: run `rushes ingest` on it first"
 Write = Callable[[Path], None]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,6 @@ from serve.remote import CALLS_PER_REPLICA, RECORDINGS_PER_REPLICA, Recording
 from serve.service import Submitter, make_service
 
 APP_NAME = "rushes"
-INGRESS = "Api"
 # Enough to stay off a head that offers none, so little that a backfill finds all of them: threads are bounded instead.
 CPUS_EACH = 0.01
 # Probes of readiness, beside the calls that carry items.
@@ -95,13 +94,18 @@ def make_engine(role: Role, settings: Settings) -> Engine | None:
 
 
 def compose(
-    settings: Settings, make: MakeEngine = make_engine, running: frozenset[str] | None = None
+    settings: Settings,
+    make: MakeEngine = make_engine,
+    running: frozenset[str] | None = None,
+    engines: Mapping[Role, Engine] | None = None,
 ) -> serve.Application:
     """The deployments of these settings, each with its share of a GPU; `running` names the applications there are.
 
+    `engines` are those that `offered` made, where the caller has them: making one may read its weights whole.
+
     Raises `RushesError` when no model is on offer, and `PlanError` when the cluster has too little of a GPU free.
     """
-    engines = offered(settings, make)
+    engines = offered(settings, make) if engines is None else engines
     shares, plain = _shares(settings, list(engines), running), settings_to_dict(settings)
     replicas = settings.serve.max_replicas
     models = {

@@ -156,7 +156,8 @@ def _serve(settings: Settings, database: Database, asked: threading.Event, say: 
     # The controller warns of every step of its own start.
     serve.start(http_options={"host": host, "port": port}, logging_config={**LOGGING, "log_level": "ERROR"})
     _refuse_other_service(host, port)
-    on_offer, application = offered(settings), compose(settings)
+    on_offer = offered(settings)
+    application = compose(settings, engines=on_offer)
     say("loading " + ", ".join(on_offer))
     try:
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=LOGGING)

@@ -115,6 +115,21 @@ def db(db_url: str) -> Iterator[Any]:
         yield conn
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """What asynchronous tests run on: the loop that the service has."""
+    return "asyncio"
+
+
+@pytest.fixture
+def api(db_url: str) -> Iterator[Any]:
+    """The service in this process, over this test's database."""
+    from tests.api_client import api_over
+
+    with api_over(db_url) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small archive as files."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,17 +22,6 @@ READS = {
     "/v1/embeddings", "/v1/rerank", "/rerank", "/v1/search", "/v1/audio/transcriptions", "/v1/audio/diarization",
     "/v1/audio/embeddings", "/v1/knn/voices", "/v1/knn/frames", "/v1/knn/texts",
 }  # fmt: skip
-
-
-@pytest.fixture
-def api(db_url: str) -> Iterator[Api]:
-    with api_over(db_url) as found:
-        yield found
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def test_without_a_key_only_health_answers_on_another_address(db_url: str) -> None:

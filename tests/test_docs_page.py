@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from urllib.parse import urljoin
 
 import pytest
 
 from tests.api_client import Api, api_over
-
-
-@pytest.fixture
-def api(db_url: str) -> Iterator[Api]:
-    with api_over(db_url) as found:
-        yield found
 
 
 def test_the_page_and_all_it_names_are_served_from_here(api: Api) -> None:

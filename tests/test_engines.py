@@ -90,11 +90,11 @@ def test_tokens_in_one_call_give_the_vectors_of_the_texts(tiny_weights):
     stage = tiny_engine(tiny_weights, document_prefix="passage: ")._texts
     stage.load()
     calls = stage.calls
-    vectors = stage.embed_tokens(stage.tokens(texts, "document"))
+    vectors = stage.begin_tokens(stage.tokens(texts, "document"))()
     assert stage.calls == calls + 1
     np.testing.assert_allclose(vectors, stage.embed_documents(texts), atol=1e-5)
     stage._model.tokenizer.padding_side = "left"
-    assert np.isfinite(stage.embed_tokens(stage.tokens(texts[:3], "document"))).all()
+    assert np.isfinite(stage.begin_tokens(stage.tokens(texts[:3], "document"))()).all()
 
 
 def test_a_text_of_any_length_costs_no_more_than_what_is_kept_of_it(tiny_weights):

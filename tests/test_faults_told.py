@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.api_client import Api, api_over
+from tests.api_client import Api
 
 BYTES = b"RIFF" + b"&a" * 2000
-
-
-@pytest.fixture
-def api(db_url: str) -> Iterator[Api]:
-    with api_over(db_url) as found:
-        yield found
 
 
 def told(api: Api, path: str, **request: object) -> tuple[int, str]:

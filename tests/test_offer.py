@@ -19,11 +19,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 CARD = ModelCard("fake", "text", "fake", "path:/fake", 4)
 
 
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
 class Caller:
     """Answers with ones, when it is let; says what the test tells it to say."""
 

@@ -14,11 +14,6 @@ from cluster.db.pool import Corpus
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def corpus(db_url: str) -> Iterator[Corpus]:
     made = Corpus(db_url, size=1)
     yield made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,16 +14,10 @@ from serve import events
 from serve.api import build_api
 from serve.errors import BusyError
 from serve.events import EventStream, Look, Streams, tell
-from tests.api_client import Api, api_over
+from tests.api_client import Api
 from tests.corpus_rows import new_run
 
 ABSENT = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def api(db_url: str) -> Iterator[Api]:
-    with api_over(db_url) as found:
-        yield found
 
 
 def told(text: str) -> list[tuple[str, Any]]:

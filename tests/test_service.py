@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,17 +13,6 @@ from cluster.db.connect import open_connection
 from serve import edge
 from tests.api_client import Api, api_over
 from tests.trial_app import trial_app, trial_client
-
-
-@pytest.fixture
-def api(db_url: str) -> Iterator[Api]:
-    with api_over(db_url) as found:
-        yield found
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def test_health_answers_without_a_key(api: Api) -> None:
