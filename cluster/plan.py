@@ -8,8 +8,8 @@ same two pools share each card, beside what the service holds of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cluster.errors import RushesError
 
@@ -65,13 +65,18 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one node offers; `gpus_held` of its cards, and `held_gib` on them, are taken by the service or others."""
+    """What one node offers; `gpus_held` of its cards, and `held_gib` on them, are taken by the service or others.
+
+    `kind` is its node type (`h200`, `cpu`), empty where nobody knows; `name` is its host.
+    """
 
     cpus: int
     memory_gib: float
     gpu_gib: tuple[float, ...] = ()
     gpus_held: float = 0.0
     held_gib: float = 0.0
+    kind: str = ""
+    name: str = ""
 
     @property
     def cards(self) -> int:
@@ -95,7 +100,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Stages that share one actor, and how many such actors there are."""
+    """Stages that share one actor, and how many such actors there are; `labels` are those of the nodes they need."""
 
     name: str
     stages: tuple[str, ...]
@@ -104,6 +109,7 @@ class Group:
     threads: int
     gpus_each: float = 0.0
     gib_each: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def root(self) -> str:

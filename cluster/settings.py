@@ -82,6 +82,29 @@ class ServeSettings(BaseModel):
         return [name.strip() for name in models.split(",") if name.strip()] if isinstance(models, str) else models
 
 
+class GroupSettings(BaseModel):
+    """One line of a plan: stages that share an actor, on every node that has room; unset fields are planned."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    stages: tuple[str, ...] = Field(min_length=1)
+    actors: int | None = Field(None, ge=1)
+    gpu_share: float | None = Field(None, ge=0, le=1)
+    cpus: float | None = Field(None, gt=0)
+    threads: int | None = Field(None, ge=1)
+
+
+class PlanSettings(BaseModel):
+    """What a person decides of the plan: its groups, the nodes asked of a cluster, prices per node and hour."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    groups: tuple[GroupSettings, ...] = ()
+    nodes: str | None = None
+    prices: dict[str, float] = Field(default_factory=dict)
+
+
 def default_data_dir() -> Path:
     """Where a user's data lies by default, after the XDG base directory specification."""
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share")) / "rushes"
@@ -97,6 +120,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     store: str | None = None
     database_url: SecretStr | None = None
+    database_url_file: Path | None = None
+    cache_bytes: int = Field(100 * 2**30, ge=2**20)
     profile: str = "bundled"
     transcriber: RoleSettings = Field(default_factory=RoleSettings)
     diarizer: RoleSettings = Field(default_factory=RoleSettings)
@@ -132,6 +157,7 @@ class Settings(BaseSettings):
     cpus: int | None = Field(None, ge=1)
     worker_niceness: int = Field(0, ge=0, le=19)
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    plan: PlanSettings = Field(default_factory=PlanSettings)
 
     @classmethod
     def settings_customise_sources(  # noqa: D102 - pydantic-settings' own hook
@@ -201,6 +227,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise UsageError(f"settings file {config_path()}: {error}") from error
     finally:
         _named_config.reset(token)
+    if settings.database_url is None and settings.database_url_file is not None:
+        settings.database_url = _read_secret(settings.database_url_file)
     # Into the settings, because actors on other nodes do not see this environment.
     settings.text.profile = settings.text.profile or os.environ.get("EMBEDDING_PROFILE") or None
     if settings.num_speakers is not None and (settings.min_speakers or settings.max_speakers):
@@ -216,6 +244,17 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     for role in ALL_ROLES:
         settings.optional_choice(role)
     return settings
+
+
+def _read_secret(path: Path) -> SecretStr:
+    try:
+        text = path.expanduser().read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"database_url_file {path}: {reason}; it holds the address of the database alone") from error
+    if not text:
+        raise UsageError(f"database_url_file {path} is empty: it holds the address of the database alone")
+    return SecretStr(text)
 
 
 def settings_to_dict(settings: Settings) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def _chain(spec: JobSpec, groups: Sequence[Group], blocks: Sequence[Sequence[dic
             zero_copy_batch=True,
             num_cpus=group.cpus_each,
             num_gpus=group.gpus_each or None,
+            label_selector=dict(group.labels) or None,
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 initial_size=group.actors,

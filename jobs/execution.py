@@ -52,6 +52,7 @@ class Execution:
             lanes=job.options.lanes,
             prints=job.prints,
             spaces={kind: space.space_id for kind, space in made.items()},
+            chain=job.options.chain,
         )
 
     def run(self, rows: Sequence[ledger.PendingRow]) -> None:

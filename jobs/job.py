@@ -17,6 +17,7 @@ from cluster.lanes import LANES
 from cluster.plan import Plan, Work
 from cluster.selection import FailureLimit
 from cluster.settings import Settings
+from jobs.spec import CHAIN
 from jobs.summary import Summary
 
 
@@ -25,7 +26,8 @@ class IngestOptions:
     """What one call of the main job may touch.
 
     Of `lanes` those are done that the settings have models for. `asset_ids` and `prints`, given by a job that
-    works on what is stored, stand for everything registered and for the fingerprints of the settings.
+    works on what is stored, stand for everything registered and for the fingerprints of the settings. `chain`
+    makes the stages; measurements give another with the same names.
     """
 
     inputs: Sequence[str] = ()
@@ -46,6 +48,7 @@ class IngestOptions:
     asset_ids: Sequence[int] | None = None
     prints: Mapping[str, str] | None = None
     address: str | None = None
+    chain: str = CHAIN
 
 
 class Reporter(Protocol):

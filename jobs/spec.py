@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 from uuid import UUID
@@ -18,10 +19,15 @@ from jobs.claim import Claim
 from jobs.commit import Commit
 from jobs.guard import CrashGuard
 
+CHAIN = "actors.lanes:whole_chain"
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """One run's constants. `spaces` maps a kind to the id of the space this run writes."""
+    """One run's constants.
+
+    `spaces` maps a kind to the id of the space this run writes; `chain` is `module:function` of what makes its stages.
+    """
 
     run_id: str
     url: str
@@ -29,6 +35,7 @@ class JobSpec:
     lanes: tuple[str, ...]
     prints: dict[str, str]
     spaces: dict[str, int]
+    chain: str = CHAIN
 
     def to_json(self) -> str:
         """One line of JSON, small enough for a constructor argument."""
@@ -54,7 +61,7 @@ def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
     chain: list[Stage] = [
         Claim(session, run_id, spec.prints),
         *stages_for(
-            whole_chain(
+            _maker(spec.chain)(
                 settings,
                 voice_cache=cache,
                 threads=threads,
@@ -66,6 +73,11 @@ def build_chain(spec: JobSpec, threads: int) -> tuple[list[Stage], CrashGuard]:
     ]
     check_columns(chain, ROW)
     return chain, CrashGuard(session, run_id, settings.stage_base_s, settings.stage_s_per_hour)
+
+
+def _maker(chain: str) -> Callable[..., list[Stage]]:
+    module, _, name = chain.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def chain_names(settings: Settings, lanes: Sequence[str]) -> list[str]:
