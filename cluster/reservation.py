@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from cluster.plan import SHARE_UNITS, PlanError
+from cluster.plan_types import SHARE_UNITS, Node, PlanError
+from cluster.settings import Settings
 
 # Role of the service -> its part of the service's share, and its peak GiB on a card. Assumptions, as those of `Rates`.
 SERVE_WEIGHTS: Mapping[str, int] = {"text": 2, "image": 2, "reranker": 1, "audio": 5}
@@ -50,3 +52,16 @@ def describe_reservation(shares: Mapping[str, float], replicas: int, cards: int)
     total = sum(shares.values()) * replicas
     times = f"{replicas} x ({parts})" if replicas > 1 else parts
     return f"service: {times} = {total:g} of a GPU; a backfill beside it (--address) takes the other {1 - total:g}"
+
+
+def reserved(settings: Settings) -> tuple[float, float]:
+    """The share of a card that the service of these settings takes in all, and the GiB of its models on it."""
+    served = settings.serve
+    shares = serve_shares(served.models, served.gpu_share, served.max_replicas)
+    return round(sum(shares.values()) * served.max_replicas, 4), sum(SERVE_GIB[role] for role in served.models)
+
+
+def beside_models(settings: Settings, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, with the memory that the service's models take on cards of which a part is held."""
+    gib = sum(SERVE_GIB[role] for role in settings.serve.models)
+    return [replace(node, held_gib=gib if node.gpus_held else 0.0) for node in nodes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.lanes import stages_for, whole_chain
@@ -19,16 +19,21 @@ from jobs.summary import duration
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Media hours per hour, seconds before the first claim, and how many assets told so (0: assumed)."""
+    """Media hours per hour, seconds before the first claim, and how many assets told so (0: assumed).
+
+    `stage_s` are seconds of each stage per media hour, where assets told them.
+    """
 
     hours_per_hour: float
     start_up_s: float | None
     assets: int
+    stage_s: Mapping[str, float] = field(default_factory=dict)
+    bottleneck: str = ""
 
     def describe(self, media_s: float) -> str:
         """The time this much media takes, and where the figure comes from."""
         work_s = media_s / max(self.hours_per_hour, 1e-9)
-        told = f"measured on {self.assets} asset(s)" if self.assets else "assumed: nothing like it was measured yet"
+        told = f"measured on {self.assets} asset(s)" if self.assets else "assumed: nothing like it ran here yet"
         if self.start_up_s is None:
             return f"predicted: {duration(work_s)} after start-up ({told})"
         parts = f"{duration(self.start_up_s)} of start-up + {duration(work_s)} of work"
@@ -42,31 +47,44 @@ def foretell(
     lanes: Sequence[str],
     plan: Plan,
     costs: Sequence[rates.Cost] | None = None,
+    machine: str | None = None,
 ) -> Forecast:
     """What the plan's own runner made of these stages before; the plan's rates when it did not run them yet.
 
-    `costs` is what that took, if it was read already.
+    `costs` is what that took, if it was read already; only what ran on such a `machine` counts, None: on any.
     """
     stages = {stage.name: stage.lanes for stage in stages_for(whole_chain(settings), lanes)}
     wanted = {lane: prints[lane] for lane in lanes}
     start_up_s = rates.usual_start_up_s(conn, plan.runner)
-    costs = rates.recent_costs(conn, wanted, plan.runner) if costs is None else costs
+    costs = rates.recent_costs(conn, wanted, plan.runner, machine) if costs is None else costs
+    costs = [cost for cost in costs if None in (machine, cost.machine) or cost.machine == machine]
     measured = rates.stage_rates(costs, stages, start_up_s)
     found = rates.hours_per_hour(measured, [(group.stages, group.actors) for group in plan.groups])
     if found is None:
         return Forecast(plan.hours_per_hour, start_up_s, 0)
-    return Forecast(found[0], start_up_s, measured.assets)
+    return Forecast(found[0], start_up_s, measured.assets, dict(measured.s_per_media_hour), found[1])
 
 
 def informed(plan: Plan, forecast: Forecast) -> Plan:
-    """The plan with the rate that was measured."""
-    return replace(plan, hours_per_hour=forecast.hours_per_hour)
+    """The plan with the rate, the start-up and the stages' seconds that were measured."""
+    load_s = plan.load_s if forecast.start_up_s is None else forecast.start_up_s
+    if not forecast.assets:
+        return replace(plan, load_s=load_s)
+    stages = tuple(name for group in plan.groups for name in group.stages)
+    return replace(
+        plan,
+        hours_per_hour=forecast.hours_per_hour,
+        load_s=load_s,
+        measured=stages,
+        bottleneck=forecast.bottleneck,
+        stage_s=forecast.stage_s,
+    )
 
 
-def forecast_for(job: Job, plan: Plan, lanes: Sequence[str]) -> Forecast:
-    """What is to be expected of the plan for these lanes in this job."""
+def forecast_for(job: Job, plan: Plan, lanes: Sequence[str], machine: str | None = None) -> Forecast:
+    """What is to be expected of the plan for these lanes in this job, on such a machine."""
     costs = job.measured.get(plan.runner)
-    return job.session.run(lambda conn: foretell(conn, job.settings, job.prints, lanes, plan, costs))
+    return job.session.run(lambda conn: foretell(conn, job.settings, job.prints, lanes, plan, costs, machine))
 
 
 def lane_counts(rows: Sequence[PendingRow]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.lanes import PARENT
+from cluster.plan import Plan, Work
 from cluster.speakers.counts import Counts
 
 
@@ -45,6 +46,8 @@ class Summary:
     wall_s: float = 0.0
     start_up_s: float = 0.0
     predicted_hours_per_hour: float = 0.0
+    predicted: dict[str, Any] = field(default_factory=dict)
+    machine: str = ""
     runner: str = ""
     lanes: tuple[str, ...] = ()
     outputs: dict[str, int] = field(default_factory=dict)
@@ -59,7 +62,30 @@ class Summary:
     outcomes: dict[int, dict[str, str]] = field(default_factory=dict)
     counted: dict[int, str] = field(default_factory=dict)
     lost: dict[tuple[int, str], str] = field(default_factory=dict)
+    stage_media_h: dict[str, float] = field(default_factory=dict)
     elsewhere: dict[int, str] = field(default_factory=dict)
+
+    def expect(self, plan: Plan, work: Work) -> None:
+        """Note what the plan of the first pass says, to stand beside what comes of it."""
+        self.runner, self.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
+        self.predicted = {
+            "hours_per_hour": round(plan.hours_per_hour, 3),
+            "start_up_s": round(plan.load_s, 3),
+            "wall_s": round(work.media_s / max(plan.hours_per_hour, 1e-9), 3),
+            "stage_s_per_media_hour": dict(plan.stage_s),
+            "estimated": list(plan.estimated),
+            "bottleneck": plan.bottleneck,
+        }
+
+    def measured(self) -> dict[str, Any]:
+        """What came of it, in the same terms."""
+        per_hour = {name: self.stage_s[name] / hours for name, hours in self.stage_media_h.items() if hours}
+        return {
+            "hours_per_hour": round(self.hours_per_hour, 3),
+            "start_up_s": round(self.start_up_s, 3),
+            "wall_s": round(self.wall_s, 3),
+            "stage_s_per_media_hour": {name: round(seconds, 3) for name, seconds in per_hour.items()},
+        }
 
     def count(self, row: Mapping[str, Any]) -> None:
         """Count an asset by what became of its rows in the end; a lane that failed for good outweighs the others.
@@ -67,6 +93,9 @@ class Summary:
         `parts` says which rows it has: it counts once all of them are settled, or one failed.
         """
         asset_id, outcome = row["asset_id"], row["outcome"]
+        for timing in row.get("timings") or ():
+            hours = self.stage_media_h.get(timing["stage"], 0.0)
+            self.stage_media_h[timing["stage"]] = hours + (row["duration_ms"] or 0) / 3_600_000
         rows, root = self.outcomes.setdefault(asset_id, {}), row["root"]
         if outcome == "retry":
             self.retried += 1
@@ -124,7 +153,7 @@ class Summary:
         return {"interrupted": 130, "failed": 1, "partial": 3}.get(self.state, 0)
 
 
-_INNER = ("parts", "outcomes", "counted", "lost", "elsewhere")
+_INNER = ("parts", "outcomes", "counted", "lost", "elsewhere", "stage_media_h")
 
 
 def summary_dict(summary: Summary) -> dict[str, Any]:
@@ -140,6 +169,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
             {key: str(item[key]) for key in ("uri", "lane", "failure", "message")} for item in summary.failures
         ],
         "hours_per_hour": round(summary.hours_per_hour, 3),
+        "measured": summary.measured() if summary.predicted else {},
         "exit_code": summary.exit_code,
     }
 
@@ -223,11 +253,16 @@ def _outputs(summary: Summary) -> list[str]:
         lines.append(f"busy seconds: {busy}")
         lines.append(
             f"runner {summary.runner}, start-up {summary.start_up_s:.1f} s; predicted "
-            f"{summary.predicted_hours_per_hour:.0f} h/h, measured {summary.hours_per_hour:.0f} h/h"
+            f"{summary.predicted_hours_per_hour:.0f} h/h{_estimated(summary)}, "
+            f"measured {summary.hours_per_hour:.0f} h/h"
         )
     retried = f"{summary.retried} attempt(s) failed and were tried again" if summary.retried else ""
     halved = f"the device ran out of memory {summary.halvings} time(s): batches were halved" if summary.halvings else ""
     return [*lines, *(line for line in (halved, retried, ignored) if line)]
+
+
+def _estimated(summary: Summary) -> str:
+    return " (estimate)" if summary.predicted.get("estimated") else ""
 
 
 def _failures(summary: Summary) -> list[str]:

@@ -69,7 +69,7 @@ def test_the_cards_of_this_machine_are_counted_unless_hidden_or_unwanted(tmp_pat
 
 def test_shares_that_exceed_the_cards_are_refused_with_the_sum():
     group = Group("hear", ("decode",), 3, 1.0, 1, gpus_each=0.4)
-    with pytest.raises(PlanError, match=r"3 x 0\.4 = 1\.20 exceed 1 GPU"):
+    with pytest.raises(PlanError, match=r"3 x 0\.4 hear = 1\.20 exceed 1 GPU"):
         check(Plan("ray", (group,), "", 1, "", 1), [Node(4, 16, (16.0,))], 100)
 
 
@@ -146,13 +146,13 @@ def test_a_backfill_takes_what_the_service_leaves_of_each_card():
 
 @pytest.mark.parametrize("held", [0.8, 1.0])
 def test_a_backfill_that_is_left_too_little_is_refused_with_the_sum(held):
-    with pytest.raises(PlanError, match=rf"0\.45 \+ 0\.45 \+ 0\.1 = 1\.00 of backfill beside the {held:g} of 1 GPU"):
+    with pytest.raises(PlanError, match=rf"0\.45 \+ 0\.45 = 0\.90 of backfill beside the {held:g} of 1 GPU"):
         make_plan(LONG, [Node(16, 128, (80.0,), held)], CHAIN)
 
 
 def test_what_the_service_holds_of_a_cards_memory_counts():
     make_plan(LONG, [Node(16, 128, (8.0,), 0.25, 4.5)], CHAIN)
-    with pytest.raises(PlanError, match=r"1 x 0\.7 hear \+ 1 x 1\.8 speak \+ 4\.5 held = 7\.0 GiB exceed a card of 6"):
+    with pytest.raises(PlanError, match=r"1 x 1 hear \+ 1 x 1\.8 speak \+ 4\.5 held = 7\.3 GiB exceed a card of 6"):
         make_plan(LONG, [Node(16, 128, (6.0,), 0.25, 4.5)], CHAIN)
 
 

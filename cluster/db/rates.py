@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import psycopg
@@ -19,12 +19,13 @@ RECENT_RUNS = 5
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one committed unit took: its lane, the media in milliseconds, stage -> seconds."""
+    """What one committed unit took: its lane, the media in milliseconds, stage -> seconds; on which kind of machine."""
 
     asset_id: int
     lane: str
     duration_ms: int
     stage_s: Mapping[str, float]
+    machine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +37,48 @@ class StageRates:
     start_up_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one stage took on one kind of hardware; `device_gib` is 0 where its model was on the CPU.
+
+    `identity` says what the stage is made of, `media_s` and `assets` on how much it was measured.
+    """
+
+    hardware: str
+    stage: str
+    identity: str
+    s_per_media_hour: float
+    load_s: float
+    host_gib: float
+    device_gib: float
+    media_s: float
+    assets: int
+
+
 # A voice that came from the cache cost nothing and says nothing of the next one.
 _COSTS = """
-SELECT c.asset_id, c.lane, c.duration_ms, c.timings FROM unnest(%(lanes)s::text[], %(prints)s::text[]) l(lane, print)
+SELECT c.asset_id, c.lane, c.duration_ms, c.timings, c.machine
+FROM unnest(%(lanes)s::text[], %(prints)s::text[]) l(lane, print)
 CROSS JOIN LATERAL
-  (SELECT a.asset_id, u.lane, a.duration_ms, u.detail->'timings' AS timings
+  (SELECT a.asset_id, u.lane, a.duration_ms, u.detail->'timings' AS timings, r.summary->>'machine' AS machine
    FROM units u JOIN assets a USING (asset_id) JOIN runs r USING (run_id)
    WHERE u.lane = l.lane AND u.fingerprint = l.print AND u.state = 'done' AND a.duration_ms > 0
-     AND r.summary->>'runner' = %(runner)s AND coalesce((u.detail->>'voice_cache_hits')::int, 0) = 0
+     AND r.summary->>'runner' = %(runner)s
+     AND (%(machine)s::text IS NULL OR coalesce(r.summary->>'machine', %(machine)s) = %(machine)s)
+     AND coalesce((u.detail->>'voice_cache_hits')::int, 0) = 0
    ORDER BY u.finished_at DESC LIMIT %(limit)s) c
 """
 
 
-def recent_costs(conn: psycopg.Connection[Any], prints: Mapping[str, str], runner: str) -> list[Cost]:
-    """The latest units that finished runs of `runner` committed under these fingerprints, of each lane."""
-    values = {"lanes": list(prints), "prints": list(prints.values()), "runner": runner, "limit": RECENT_UNITS}
+def recent_costs(
+    conn: psycopg.Connection[Any], prints: Mapping[str, str], runner: str, machine: str | None = None
+) -> list[Cost]:
+    """The latest units that finished runs of `runner` committed under these fingerprints, of each lane.
+
+    On this kind of machine only, where one is named; runs that did not note theirs count.
+    """
+    values: dict[str, Any] = {"lanes": list(prints), "prints": list(prints.values()), "runner": runner}
+    values |= {"machine": machine, "limit": RECENT_UNITS}
     return [Cost(*row) for row in conn.execute(_COSTS, values)]
 
 
@@ -102,3 +130,29 @@ def hours_per_hour(rates: StageRates, groups: Sequence[tuple[Sequence[str], int]
     busy = [(sum(rates.s_per_media_hour[stage] for stage in stages) / actors, stages) for stages, actors in groups]
     slowest_s, stages = max(busy, key=lambda item: item[0])
     return 3600 / max(slowest_s, 1e-9), max(stages, key=lambda stage: rates.s_per_media_hour[stage])
+
+
+def store_measured(conn: psycopg.Connection[Any], measured: Sequence[Measured]) -> None:
+    """Keep what was measured, in place of what the same stage took on the same hardware before."""
+    values = [astuple(one) for one in measured]
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO stage_rates (hardware, stage, identity, s_per_media_hour, load_s, host_gib, device_gib,"
+            " media_s, assets) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (hardware, stage, identity) DO UPDATE SET"
+            " s_per_media_hour = excluded.s_per_media_hour, load_s = excluded.load_s, host_gib = excluded.host_gib,"
+            " device_gib = excluded.device_gib, media_s = excluded.media_s, assets = excluded.assets,"
+            " measured_at = now()",
+            values,
+        )
+
+
+def stored_measured(conn: psycopg.Connection[Any], identities: Mapping[str, str]) -> list[Measured]:
+    """What was measured of stages of these identities (stage -> identity), on any hardware."""
+    rows = conn.execute(
+        "SELECT r.hardware, r.stage, r.identity, r.s_per_media_hour, r.load_s, r.host_gib, r.device_gib, r.media_s,"
+        " r.assets FROM stage_rates r JOIN unnest(%s::text[], %s::text[]) AS w (stage, identity)"
+        " USING (stage, identity) ORDER BY r.hardware, r.stage",
+        (list(identities), list(identities.values())),
+    )
+    return [Measured(*row) for row in rows]
