@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ from cluster.deadline import deadline_s
 from cluster.errors import BadMediaError
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID
+from cluster.media.node_cache import NodeCache
 from cluster.types import audio_array, with_column
 
 
@@ -29,10 +29,10 @@ class Decode:
     adds = ("audio", "audio_sha256")
     drops = ()
 
-    def __init__(self, base_s: float, s_per_hour: float, memory_bytes: int, cache_dir: Path) -> None:
+    def __init__(self, base_s: float, s_per_hour: float, memory_bytes: int, cache: NodeCache) -> None:
         self.base_s = base_s
         self.s_per_hour = s_per_hour
-        self.cache_dir = cache_dir
+        self.cache = cache
         self.child = MediaChild(memory_bytes)
         self.decodes = 0
 
@@ -59,7 +59,7 @@ class Decode:
         self.decodes += 1
         limit_s = self._deadline_s(row["duration_ms"])
         stream = row["audio_stream"]
-        return read_registered(row, self.cache_dir, lambda path: self.child.decode(path, stream, limit_s))
+        return read_registered(row, self.cache, lambda path: self.child.decode(path, stream, limit_s))
 
     def _deadline_s(self, duration_ms: int | None) -> float:
         return deadline_s(self.base_s, self.s_per_hour, [duration_ms])

@@ -12,12 +12,20 @@ from cluster.errors import UsageError
 from cluster.media.child import MediaChild
 from cluster.media.clip import Clip, ClipSpec
 from cluster.media.instant import Instant
+from cluster.media.node_cache import NodeCache
 
 Row = Mapping[str, Any]
 
 
 def take_picture(
-    child: MediaChild, source: Row, kind: str, t_ms: int, form: str, anchor: Row | None, limit_s: float, cache: Path
+    child: MediaChild,
+    source: Row,
+    kind: str,
+    t_ms: int,
+    form: str,
+    anchor: Row | None,
+    limit_s: float,
+    cache: NodeCache,
 ) -> Instant:
     """The picture of a source (as `readable_sources` tells it) at a time, as an image file of `form`.
 
@@ -32,7 +40,7 @@ def take_picture(
 
 
 def take_clip(
-    child: MediaChild, source: Row, spec: ClipSpec, anchor: Row | None, sink: int, limit_s: float, cache: Path
+    child: MediaChild, source: Row, spec: ClipSpec, anchor: Row | None, sink: int, limit_s: float, cache: NodeCache
 ) -> Clip:
     """Cut a clip of a source into the file of descriptor `sink`; raises as `take_picture`."""
 

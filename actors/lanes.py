@@ -19,6 +19,7 @@ from actors.voices import Voices
 from cluster.image_model import pixel_spec
 from cluster.lanes import LANES, ROLE_OF_LANE, SPACE_OF_LANE
 from cluster.lanes import fingerprints as lane_fingerprints
+from cluster.media.node_cache import NodeCache
 from cluster.media.pictures import PictureSpec
 from cluster.ports import VoiceCache
 from cluster.profiles import ModelChoice
@@ -41,7 +42,7 @@ def speech_chain(
             settings.decode_base_s,
             settings.decode_s_per_hour,
             settings.decode_memory_bytes,
-            cache_dir(settings),
+            node_cache(settings),
         ),
         SpeechActivity(),
         Transcribe(settings.model_choice("transcriber"), settings.language, threads=threads),
@@ -66,7 +67,7 @@ def frames_chain(settings: Settings, *, torch_threads: int = 1) -> list[Stage]:
             settings.pictures_base_s,
             settings.pictures_s_per_hour,
             settings.decode_memory_bytes,
-            cache_dir(settings),
+            node_cache(settings),
             spec,
             settings.optional_choice("shots"),
         ),
@@ -138,3 +139,8 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 def cache_dir(settings: Settings) -> Path:
     """Where this node keeps copies of object-store content."""
     return settings.data_dir / "cache"
+
+
+def node_cache(settings: Settings) -> NodeCache:
+    """That folder, bounded in bytes."""
+    return NodeCache(cache_dir(settings), settings.cache_bytes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from cluster.deadline import deadline_s
 from cluster.errors import StageError
 from cluster.media.child import MediaChild
 from cluster.media.cuts import DETECTOR_ID
+from cluster.media.node_cache import NodeCache
 from cluster.media.pictures import PICTURES_ID, PictureSpec
 from cluster.media.pictures import Pictures as Found
 from cluster.profiles import ModelChoice
@@ -45,14 +45,14 @@ class Pictures:
         base_s: float,
         s_per_hour: float,
         memory_bytes: int,
-        cache_dir: Path,
+        cache: NodeCache,
         spec: PictureSpec,
         shots: ModelChoice | None,
     ) -> None:
         """`shots` finds cuts with a model, None by comparing frames."""
         self.base_s = base_s
         self.s_per_hour = s_per_hour
-        self.cache_dir = cache_dir
+        self.cache = cache
         self.spec = spec
         self.child = MediaChild(memory_bytes)
         self.shots = None if shots is None else TransNet(shots)
@@ -92,21 +92,19 @@ class Pictures:
             return self._pick(row, limit_s)
         spec = self.spec if "images" in lanes else replace(self.spec, pixels=None)
         cuts = self._cuts(row, limit_s) if kind == "video" else None
-        return read_registered(row, self.cache_dir, lambda path: self.child.pictures(path, kind, spec, limit_s, cuts))
+        return read_registered(row, self.cache, lambda path: self.child.pictures(path, kind, spec, limit_s, cuts))
 
     def _cuts(self, row: Mapping[str, Any], limit_s: float) -> list[int] | None:
         if self.shots is None:
             return None
-        tiny = read_registered(row, self.cache_dir, partial(self.child.tiny, deadline_s=limit_s))
+        tiny = read_registered(row, self.cache, partial(self.child.tiny, deadline_s=limit_s))
         return self.shots.cuts(tiny.frames)
 
     def _pick(self, row: Mapping[str, Any], limit_s: float) -> Found:
         frames, kind = row["frames"], row["media_kind"]
         if frames is None:
             raise StageError("the row has no frames: its frames lane has not run")
-        found = read_registered(
-            row, self.cache_dir, lambda path: self.child.pick(path, kind, frames, self.spec, limit_s)
-        )
+        found = read_registered(row, self.cache, lambda path: self.child.pick(path, kind, frames, self.spec, limit_s))
         return replace(found, table=with_column(found.table, "frames", [frames]))
 
 

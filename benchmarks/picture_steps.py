@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.lanes import fingerprints, frames_chain, space_identities
+from actors.lanes import fingerprints, frames_chain, node_cache, space_identities
 from benchmarks.picture_corpus import CLIP_S
 from benchmarks.process_tree import cpu_s_of
 from cluster.db import ledger, runs
@@ -131,7 +131,7 @@ class Steps:
         files = list_inputs([str(folder)], [], None, lambda _: False).files
         moments = [time.perf_counter()]
         found = register(
-            self.session, files, self.settings.data_dir / "cache", lambda _: moments.append(time.perf_counter())
+            self.session, files, node_cache(self.settings), lambda _: moments.append(time.perf_counter())
         )
         self.session.run(lambda conn: ledger.ensure_units(conn, found.assets, self.prints, LANES))
         took_s = [after - before for before, after in pairwise(moments)]

@@ -43,6 +43,7 @@ from cluster.db.migrate import migrate
 from cluster.db.patience import Session
 from cluster.db.spaces import DatabaseVoiceCache, Space, ensure_space
 from cluster.media.hashing import hash_file
+from cluster.media.node_cache import NodeCache
 from cluster.profiles import choose
 from cluster.stage import load_stages, run_stage, run_stages
 from cluster.types import SAMPLE_RATE_HZ, rows_table, waveform, with_column
@@ -71,7 +72,7 @@ class Bench:
 
     def __init__(self, url: str, scratch: Path) -> None:
         choice = choose("voice", "bundled", {"device": "cpu"}, {})
-        self.decode = Decode(60.0, 600.0, 2**31, scratch)
+        self.decode = Decode(60.0, 600.0, 2**31, NodeCache(scratch, 2**30))
         self.voices = Voices(choice)
         self.hearing = [SpeechActivity(), Diarize(choose("diarizer", "bundled", {"device": "cpu"}, {}), None, None)]
         load_stages([self.decode, self.voices, *self.hearing])

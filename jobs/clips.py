@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.lanes import cache_dir
+from actors.lanes import node_cache
 from cluster.db.transcripts import Named, readable_sources
 from cluster.media.inputs import first_present
 from cluster.settings import Settings
@@ -44,7 +44,7 @@ class Clips:
         from actors.decode import Decode
 
         self._stage = Decode(
-            settings.decode_base_s, settings.decode_s_per_hour, settings.decode_memory_bytes, cache_dir(settings)
+            settings.decode_base_s, settings.decode_s_per_hour, settings.decode_memory_bytes, node_cache(settings)
         )
 
     def decode(self, conn: Any, named: Named) -> Sound:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.excerpts import take_picture
-from actors.lanes import cache_dir
+from actors.lanes import node_cache
 from cluster.db.pictures import last_frame
 from cluster.db.transcripts import readable_sources
 from cluster.deadline import deadline_s
@@ -40,7 +40,7 @@ def picture_at(conn: Any, settings: Settings, asset: Mapping[str, Any], t_ms: in
     anchor, form = last_frame(conn, asset["asset_id"], t_ms), FORMATS[target.suffix.lower()]
     limit_s = deadline_s(settings.pictures_base_s, settings.pictures_s_per_hour, [asset["duration_ms"]])
     with closing(MediaChild(settings.decode_memory_bytes)) as child:
-        return take_picture(child, source, asset["media_kind"], t_ms, form, anchor, limit_s, cache_dir(settings))
+        return take_picture(child, source, asset["media_kind"], t_ms, form, anchor, limit_s, node_cache(settings))
 
 
 def write_whole(target: Path, data: bytes) -> None:

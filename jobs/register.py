@@ -11,10 +11,11 @@ import os.path
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from cluster.db import register as db
@@ -23,11 +24,17 @@ from cluster.errors import FailureClass, RushesError, StageError, classify, os_r
 from cluster.formats.info_json import Info, read_info, sidecar_of
 from cluster.media.inputs import Listing, Refused, SourceFile
 
+if TYPE_CHECKING:
+    from cluster.media.node_cache import NodeCache
+    from cluster.media.store import Fetched
+
 PROBE_DEADLINE_S = 60.0
 # A file that is written to while it is read is read once more, then reported.
 READS = 2
 PROBE_MEMORY_BYTES = 2 * 2**30
 MAX_WORKERS = 4
+# Looks at objects, which wait for the store and for nothing else.
+LOOKS_IN_FLIGHT = 16
 logger = logging.getLogger(__name__)
 
 
@@ -63,36 +70,58 @@ def changed(conn: Any, listing: Listing, *, retry_unreadable: bool) -> tuple[lis
     todo, same = [], {}
     for file in listing.files:
         have = known.get(file.uri)
-        if have is None or have.asset_id in retry or not _unchanged(file, have):
+        if have is None or have.asset_id in retry or file.byte_size != have.byte_size:
             todo.append(file)
+        elif file.mtime_ns != have.mtime_ns:
+            todo.append(replace(file, etag=have.etag))
         else:
             same[file.uri] = have.asset_id
     return todo, same
 
 
-def _unchanged(file: SourceFile, known: db.KnownSource) -> bool:
-    return (file.byte_size, file.mtime_ns, file.etag) == (known.byte_size, known.mtime_ns, known.etag)
-
-
 def register(
     session: Any,
     files: Sequence[SourceFile],
-    cache_dir: Path,
+    cache: NodeCache,
     on_file: Callable[[int], None] = lambda done: None,
     *,
     tell_again: bool = False,
 ) -> Registered:
     """Hash and probe `files` and commit each; what cannot be read becomes data, not an exception.
 
-    A source that cannot be read for a reason already on record is told again only if asked for.
+    Objects whose time moved and whose mark did not are not read. A source that cannot be read for a reason
+    already on record is told again only if asked for.
     """
     registered = Registered()
-    for done, found in enumerate(_read_all(files, cache_dir), 1):
+    registered.asset_ids |= _touched(session, files)
+    left = [file for file in files if file.uri not in registered.asset_ids]
+    for done, found in enumerate(_read_all(left, cache) if left else (), len(files) - len(left) + 1):
         session.run(partial(_commit, found=found, registered=registered))
         on_file(done)
     if not tell_again:
         registered.no_content = session.run(partial(db.new_refusals, refused=registered.no_content))
     return registered
+
+
+def _touched(session: Any, files: Sequence[SourceFile]) -> dict[str, int]:
+    """Source -> asset of the objects that were written again with the content that is registered."""
+    marked = [file for file in files if file.etag is not None]
+    if not marked:
+        return {}
+    with ThreadPoolExecutor(LOOKS_IN_FLIGHT) as pool:
+        same = list(pool.map(_has_its_mark, marked))
+    times = {file.uri: file.mtime_ns for file, same in zip(marked, same, strict=True) if same}
+    return session.run(lambda conn: db.touch_sources(conn, times))
+
+
+def _has_its_mark(file: SourceFile) -> bool:
+    from cluster.media import remote, store
+
+    try:
+        filesystem, path = store.resolve(file.uri)
+        return remote.look(filesystem, path, file.uri) == (file.byte_size, file.etag)
+    except OSError:  # reading it tells what is wrong
+        return False
 
 
 def _commit(conn: Any, found: _Found, registered: Registered) -> None:
@@ -112,7 +141,7 @@ def _commit(conn: Any, found: _Found, registered: Registered) -> None:
         registered.unreadable[asset_id] = (file.uri, found.failure.value, found.message)
 
 
-def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
+def _read_all(files: Sequence[SourceFile], cache: NodeCache) -> Iterator[_Found]:
     from cluster.media.child import MediaChild
 
     workers = max(1, min(MAX_WORKERS, len(files)))
@@ -124,7 +153,7 @@ def _read_all(files: Sequence[SourceFile], cache_dir: Path) -> Iterator[_Found]:
     def read(file: SourceFile) -> _Found:
         child = children.get()
         try:
-            return _with_sidecar(_read(file, child, cache_dir))
+            return _with_sidecar(_read(file, child, cache))
         finally:
             children.put(child)
 
@@ -155,29 +184,37 @@ def _with_sidecar(found: _Found) -> _Found:
         return replace(found, note=f"side-car left out: {error}")
 
 
-def _read(file: SourceFile, child: Any, cache_dir: Path) -> _Found:
+def _read(file: SourceFile, child: Any, cache: NodeCache) -> _Found:
     for _ in range(READS):
-        found = _read_once(file, child, cache_dir)
+        found = _read_once(file, child, cache)
         if found is not None:
             return found
     message = "it keeps changing while it is read: ingest it again when it is complete"
     return _Found(file, None, FailureClass.TRANSIENT, message)
 
 
-def _read_once(file: SourceFile, child: Any, cache_dir: Path) -> _Found | None:
+def _read_once(file: SourceFile, child: Any, cache: NodeCache) -> _Found | None:
     """What the file holds; None when it changed between its hash and the end of its probe."""
-    from cluster.media.hashing import ChangingError, stamp_of
-    from cluster.media.store import fetch, is_remote
+    from cluster.media import store
+    from cluster.media.hashing import ChangingError
 
-    try:
-        fetched = fetch(file.uri, cache_dir)
-    except ChangingError:
-        return None
-    except (OSError, StageError) as error:
-        return _Found(file, None, classify(error), _reason(error))
+    with ExitStack() as held:
+        try:
+            fetched = held.enter_context(store.holding(lambda: store.fetch(file.uri, cache), cache))
+        except ChangingError:
+            return None
+        except (OSError, StageError) as error:
+            return _Found(file, None, classify(error), _reason(error))
+        return _probed(file, fetched, child)
+
+
+def _probed(file: SourceFile, fetched: Fetched, child: Any) -> _Found | None:
+    from cluster.media.hashing import stamp_of
+    from cluster.media.store import is_remote
+
     # What was read, not what was listed: the file may have been replaced between the two.
     mtime_ns = file.mtime_ns if is_remote(file.uri) else fetched.stamp.mtime_ns
-    file = replace(file, byte_size=fetched.stamp.byte_size, mtime_ns=mtime_ns)
+    file = replace(file, byte_size=fetched.stamp.byte_size, mtime_ns=mtime_ns, etag=fetched.etag)
     try:
         probe = child.probe(fetched.path, PROBE_DEADLINE_S)
         return _described(file, fetched.sha256, probe) if probe.stamp == fetched.stamp else None
@@ -220,7 +257,8 @@ def _reason(error: Exception) -> str:
 
 def record_failures(conn: Any, run_id: UUID, registered: Registered, prints: dict[str, str]) -> None:
     """File what could not be read under the run: units failed, history appended."""
-    from cluster.db.ledger import CHARGED, fail_units
+    from cluster.db.ledger import CHARGED
+    from cluster.db.settling import fail_units
 
     db.forget_registration(conn, run_id)
     for asset_id, (uri, failure, message) in registered.unreadable.items():

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from actors.excerpts import take_clip, take_picture
-from actors.lanes import cache_dir
+from actors.lanes import cache_dir, node_cache
 from cluster.errors import (
     BadMediaError,
     MediaCrashError,
@@ -69,7 +69,7 @@ class MediaDesk:
 
         def cut(child: MediaChild, sink: int) -> None:
             source = first_present(sources)
-            take_clip(child, source, spec, anchor, sink, self.settings.serve.timeout_s, cache_dir(self.settings))
+            take_clip(child, source, spec, anchor, sink, self.settings.serve.timeout_s, node_cache(self.settings))
 
         return await self._made(name, cut, sources)
 
@@ -79,7 +79,7 @@ class MediaDesk:
         def take(child: MediaChild, sink: int) -> None:
             limit_s = self.settings.serve.timeout_s
             source = first_present(sources)
-            found = take_picture(child, source, kind, t_ms, "JPEG", anchor, limit_s, cache_dir(self.settings))
+            found = take_picture(child, source, kind, t_ms, "JPEG", anchor, limit_s, node_cache(self.settings))
             with open(sink, "wb", closefd=False) as file:
                 file.write(found.data or b"")
 

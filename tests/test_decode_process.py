@@ -21,6 +21,7 @@ from cluster.media import child as child_module
 from cluster.media.child import Decoded, MediaChild
 from cluster.media.decode import DECODER_ID
 from cluster.media.hashing import hash_file, stamp_of
+from cluster.media.node_cache import NodeCache
 from cluster.media.timeline import RATE_HZ
 from cluster.stage import run_stage
 from cluster.types import rows_table, waveform
@@ -96,7 +97,7 @@ class TestProcess:
 class TestStage:
     @pytest.fixture
     def stage(self, tmp_path: Path) -> Iterator[Decode]:
-        stage = Decode(60, 600, MEMORY, tmp_path / "cache")
+        stage = Decode(60, 600, MEMORY, NodeCache(tmp_path / "cache", 2**30))
         stage.load()
         assert stage.child.pid is None
         yield stage

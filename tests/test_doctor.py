@@ -27,7 +27,7 @@ from tests.test_cli import rushes
 ORDER = [
     "python", "ray", "resources", "ffmpeg", "transcriber model", "diarizer model", "voice model", "text model",
     "cuda libraries", "database", "server version", "pgvector", "schema", "indexes", "connections", "disk", "store",
-    "clock", "hub token",
+    "node cache", "clock", "hub token",
 ]  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_a_full_cache_disk_is_a_resource_failure_of_its_key_alone(db_url, db, tm
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         summary = run(db_url, ["s3://bucket", str(local)], **SPEECH)
     assert (summary.ok, summary.failed) == (1, 1)
     [failure] = report.open_failures(db, report.FailureFilter())

@@ -19,6 +19,7 @@ from cluster.media.child import MediaChild
 from cluster.media.hashing import hash_file, stamp_of
 from cluster.media.look import thumbnail
 from cluster.media.moving import open_reel
+from cluster.media.node_cache import NodeCache
 from cluster.media.pictures import PictureSpec, PixelSpec
 from cluster.stage import run_stage
 from cluster.types import COLUMNS, rows_table, with_column
@@ -297,7 +298,7 @@ def test_real_films(reader, source):
 
 
 def stage(tmp_path: Path, spec: PictureSpec = SPEC) -> Pictures:
-    return Pictures(60, 600, 2**28, tmp_path / "cache", spec, None)
+    return Pictures(60, 600, 2**28, NodeCache(tmp_path / "cache", 2**30), spec, None)
 
 
 def a_row(path: Path, kind: str, lanes: list[str]) -> dict[str, Any]:

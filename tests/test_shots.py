@@ -16,6 +16,7 @@ from cluster.errors import UsageError
 from cluster.media.child import MediaChild
 from cluster.media.keyframes import Choice
 from cluster.media.moving import take_moving
+from cluster.media.node_cache import NodeCache
 from cluster.media.pictures import Keyframe, PictureSpec
 from cluster.media.places import Place, Shown
 from cluster.media.shown import Painter
@@ -182,7 +183,7 @@ def test_the_shot_model_gives_what_its_package_gives(reader):
 
 def test_the_stage_takes_its_shots_from_the_model(tmp_path):
     path = write_film(tmp_path / "a.mp4", cut([30, 20]))
-    stage = Pictures(60, 600, 2**28, tmp_path, PictureSpec(), TRANSNET)
+    stage = Pictures(60, 600, 2**28, NodeCache(tmp_path, 2**30), PictureSpec(), TRANSNET)
     table = with_column(rows_table([a_row(path, "video", ["frames"])]), "frames", [None])
     try:
         stage.load()

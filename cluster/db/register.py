@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -97,6 +97,16 @@ def add_source(
     )
 
 
+def touch_sources(conn: psycopg.Connection[Any], times: Mapping[str, int | None]) -> dict[str, int]:
+    """Note the times of change (source -> ns) of what was moved without being changed; source -> asset."""
+    rows = conn.execute(
+        "UPDATE sources s SET mtime_ns = n.mtime_ns, seen_at = now(), gone_at = NULL"
+        " FROM unnest(%s::text[], %s::bigint[]) n (uri, mtime_ns) WHERE s.uri = n.uri RETURNING s.uri, s.asset_id",
+        (list(times), list(times.values())),
+    )
+    return dict(rows.fetchall())
+
+
 def sources_below(conn: psycopg.Connection[Any], folder: tuple[str, str]) -> list[str]:
     """The sources that begin and end like the folder's and were there when last looked for."""
     rows = conn.execute(
@@ -179,12 +189,13 @@ def unreadable_assets(conn: psycopg.Connection[Any], asset_ids: Sequence[int], *
 
     With `told` also those whose failure is on record; without, only what a registration that died left unsaid.
     """
+    chosen = frozenset(asset_ids)
     rows = conn.execute(
-        "SELECT asset_id FROM assets a WHERE asset_id = ANY(%s) AND media_kind IS NULL"
+        "SELECT asset_id FROM assets a WHERE media_kind IS NULL"
         " AND (%s OR NOT EXISTS (SELECT 1 FROM failures f WHERE f.asset_id = a.asset_id))",
-        (list(asset_ids), told),
+        (told,),
     )
-    return {row[0] for row in rows}
+    return {row[0] for row in rows if row[0] in chosen}
 
 
 def new_refusals(conn: psycopg.Connection[Any], refused: Sequence[Refusal]) -> list[Refusal]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
 from cluster.errors import FailureClass, RushesError, UsageError, classify
-from cluster.media import store
+from cluster.media import remote, store
 
 _AUDIO = (
     ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .dts .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus "
@@ -37,7 +37,10 @@ _NEVER = (errno.ELOOP, errno.ENAMETOOLONG)
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file found: an absolute local path or an object-store URI, always valid UTF-8."""
+    """One file found: an absolute local path or an object-store URI, always valid UTF-8.
+
+    `etag` is the store's mark of the content that is registered, where size and time leave it open.
+    """
 
     uri: str
     byte_size: int
@@ -240,16 +243,18 @@ class _Collector:
     def _add_remote(self, uri: str) -> None:
         from pyarrow.fs import FileSelector, FileType
 
+        filesystem, path = store.resolve(uri)
         try:
-            filesystem, path = store.resolve(uri)
-            info = filesystem.get_file_info(path)
-            inside = (
-                filesystem.get_file_info(FileSelector(path, recursive=True)) if info.type == FileType.Directory else []
-            )
+            info = remote.patiently(uri, lambda: filesystem.get_file_info(path))
+            folder = FileSelector(path, recursive=True)
+            is_folder = info.type == FileType.Directory
+            inside = remote.patiently(uri, lambda: filesystem.get_file_info(folder)) if is_folder else []
+        except (FileNotFoundError, PermissionError) as error:
+            raise RushesError(f"{uri}: {error.strerror}") from error
         except OSError as error:
-            raise RushesError(f"{uri}: {error}") from error
+            raise RushesError(str(error)) from error
         if info.type == FileType.File:
-            self._keep(SourceFile(uri, info.size, info.mtime_ns, None))
+            self._keep(SourceFile(uri, info.size, remote.whole_seconds(info.mtime_ns), None))
             return
         if info.type == FileType.NotFound:
             self._note_absent(_remote_folder(uri), uri, f"{uri} does not exist")
@@ -262,7 +267,7 @@ class _Collector:
             if item.type != FileType.File or any(part.startswith(".") for part in relative.split("/")):
                 continue
             if _is_media(PurePosixPath(relative)):
-                self._keep(SourceFile(child, item.size, item.mtime_ns, None))
+                self._keep(SourceFile(child, item.size, remote.whole_seconds(item.mtime_ns), None))
             else:
                 self.ignored += 1
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from cluster.errors import BadMediaError, first_line
+from cluster.errors import BadMediaError
 from cluster.media.hashing import ChangingError, Stamp, open_regular, stamp_of
+from cluster.media.remote import patiently, whole_seconds
 from cluster.media.store import cached_copy, is_remote, resolve
 
 if TYPE_CHECKING:
@@ -101,14 +102,9 @@ def _remote(row: Mapping[str, Any]) -> RemoteBytes:
     from pyarrow.fs import FileType
 
     filesystem, path = resolve(row["uri"])
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type != FileType.File:
-            raise FileNotFoundError(f"{row['uri']} is no longer there")
-        if (info.size, info.mtime_ns) != (row["byte_size"], row["mtime_ns"]):
-            raise BadMediaError(f"{row['uri']} changed since it was registered: ingest it again")
-        return RemoteBytes(filesystem.open_input_file(path), info.size)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ConnectionError(f"{row['uri']}: {first_line(error)}") from error
+    info = patiently(row["uri"], lambda: filesystem.get_file_info(path))
+    if info.type != FileType.File:
+        raise FileNotFoundError(f"{row['uri']} is no longer there")
+    if (info.size, whole_seconds(info.mtime_ns)) != (row["byte_size"], whole_seconds(row["mtime_ns"])):
+        raise BadMediaError(f"{row['uri']} changed since it was registered: ingest it again")
+    return RemoteBytes(patiently(row["uri"], lambda: filesystem.open_input_file(path)), info.size)

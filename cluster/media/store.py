@@ -1,37 +1,35 @@
-"""Bytes from wherever they lie: local files as they are, object-store keys through a node cache.
-
-The cache is content-addressed (`cache_dir/ab/abcdef...`), so a name in it never changes meaning and
-two processes that fetch the same key do each other no harm.
-"""
+"""Bytes from wherever they lie: local files as they are, object-store keys through the cache of this node."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from cluster.errors import BadMediaError, MediaResourceError, UsageError
+from cluster.media import remote
 from cluster.media.hashing import Stamp, hash_file, stamp_of
+from cluster.media.node_cache import NodeCache
+from cluster.tally import TALLY
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-PIECE_BYTES = 1 << 20
+# A copy may be evicted between its fetch and its lock, hardly ever again and again.
+HOLDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A content by name (SHA-256, hex), the local file that holds it, and its stamp as it was read."""
+    """A content by name (SHA-256, hex), the local file that holds it, its stamp as it was read, its store's mark."""
 
     sha256: str
     path: Path
     stamp: Stamp
+    etag: str | None = field(default=None, compare=False)
 
 
 def is_remote(uri: str) -> bool:
@@ -49,50 +47,52 @@ def resolve(uri: str) -> tuple[FileSystem, str]:
         raise UsageError(f"{uri}: {error}; known are local paths, s3://, gs://, hdfs://, abfs://") from error
 
 
-def fetch(uri: str, cache_dir: Path) -> Fetched:
+def fetch(uri: str, cache: NodeCache) -> Fetched:
     """Read the content once: hash a local file, tee an object-store key into the cache.
 
     Raises `FileNotFoundError` and `PermissionError` as they are, `ConnectionError` for other trouble
-    with the object store, `MediaResourceError` when the cache is full, `ChangingError` for a local file
-    that is being written and `BadMediaError` for what is no file.
+    with the object store, `MediaResourceError` without room in the cache, `ChangingError` for what is
+    written to while it is read and `BadMediaError` for what is no file.
     """
-    if not is_remote(uri):
-        sha256, stamp = hash_file(uri)
-        return Fetched(sha256, Path(uri), stamp)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", dir=cache_dir)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            sha256 = _tee(uri, file)
-        final = _cached(cache_dir, sha256)
-        final.parent.mkdir(exist_ok=True)
-        part.replace(final)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MediaResourceError(f"{uri}: no room in the cache folder {cache_dir}") from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
-    return Fetched(sha256, final, stamp_of(final))
+    if is_remote(uri):
+        return _bring(uri, cache)
+    sha256, stamp = hash_file(uri)
+    return Fetched(sha256, Path(uri), stamp)
 
 
-def find_registered(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetched:
+def find_registered(uri: str, sha256: str, stamp: Stamp | None, cache: NodeCache) -> Fetched:
     """The file to decode for a registered content: the path itself, or the cached copy of its key.
 
     A local file whose stamp is not the registered one is hashed again, a key that is not in the cache is
     fetched again; `BadMediaError` when the content is another by now, `FileNotFoundError` when it is gone.
     """
     if is_remote(uri):
-        cached = _cached(cache_dir, sha256)
-        found = Fetched(sha256, cached, stamp_of(cached)) if cached.exists() else fetch(uri, cache_dir)
+        copy = cache.find(sha256)
+        found = _bring(uri, cache, sha256) if copy is None else Fetched(sha256, *copy)
     else:
-        found = _local(uri, sha256, stamp, cache_dir)
+        found = _local(uri, sha256, stamp, cache)
     if found.sha256 != sha256:
         raise BadMediaError(
             f"{uri} changed since it was registered (was {sha256[:12]}, is {found.sha256[:12]}): ingest it again"
         )
     return found
+
+
+@contextmanager
+def holding(find: Callable[[], Fetched], cache: NodeCache) -> Iterator[Fetched]:
+    """What `find` finds; inside the block no other process evicts it from the cache. Raises as `find`."""
+    for left in reversed(range(HOLDS)):
+        with ExitStack() as stack:
+            found = find()
+            try:
+                if found.path.is_relative_to(cache.folder):
+                    stack.enter_context(cache.pinned(found.path))
+            except FileNotFoundError:
+                if not left:
+                    raise
+                continue
+            yield found
+            return
 
 
 def cached_copy(cache_dir: Path, sha256: str) -> Path | None:
@@ -106,10 +106,27 @@ def drop_cached(cache_dir: Path, sha256: str) -> None:
     _cached(cache_dir, sha256).unlink(missing_ok=True)
 
 
-def _local(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetched:
+def _bring(uri: str, cache: NodeCache, sha256: str | None = None) -> Fetched:
+    contents: list[remote.Content] = []
+
+    def fetch_into(file: BinaryIO, reserve: Callable[[int], None]) -> str:
+        filesystem, path = remote.patiently(uri, lambda: resolve(uri))
+        contents.append(remote.read(filesystem, path, uri, file, reserve))
+        TALLY.fetched_bytes += file.tell()
+        return contents[0].sha256
+
+    try:
+        copy = cache.bring(uri, fetch_into, sha256)
+    except MediaResourceError as error:
+        raise MediaResourceError(f"{uri}: {error}") from error
+    etag = contents[0].etag if contents else None
+    return Fetched(copy.path.name, *copy, etag)
+
+
+def _local(uri: str, sha256: str, stamp: Stamp | None, cache: NodeCache) -> Fetched:
     try:
         now = stamp_of(uri)
-        return Fetched(sha256, Path(uri), now) if now == stamp else fetch(uri, cache_dir)
+        return Fetched(sha256, Path(uri), now) if now == stamp else fetch(uri, cache)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{uri} is no longer there: bring it back, or ingest it from where it is now"
@@ -119,6 +136,10 @@ def _local(uri: str, sha256: str, stamp: Stamp | None, cache_dir: Path) -> Fetch
 
 
 def _filesystem(uri: str) -> tuple[FileSystem, str]:
+    return remote.filesystem_of(uri) if is_remote(uri) else _local_filesystem(uri)
+
+
+def _local_filesystem(uri: str) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem
 
     return FileSystem.from_uri(uri)
@@ -126,25 +147,3 @@ def _filesystem(uri: str) -> tuple[FileSystem, str]:
 
 def _cached(cache_dir: Path, sha256: str) -> Path:
     return cache_dir / sha256[:2] / sha256
-
-
-def _tee(uri: str, file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(uri):
-        digest.update(piece)
-        file.write(piece)
-    file.flush()
-    os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _pieces(uri: str) -> Iterator[bytes]:
-    try:
-        filesystem, path = resolve(uri)
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            while piece := stream.read(PIECE_BYTES):
-                yield piece
-    except (FileNotFoundError, PermissionError) as error:
-        raise type(error)(error.errno, error.strerror or str(error), uri) from error
-    except OSError as error:
-        raise ConnectionError(f"{uri}: {error}") from error

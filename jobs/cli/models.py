@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.cli.common import AsJson, Config, print_json, print_table, settings_from
+from jobs.cli.common import Address, AsJson, Config, print_json, print_table, settings_from
 
 if TYPE_CHECKING:
     from cluster.settings import Settings
@@ -114,6 +114,40 @@ def verify(profile: Profile = None, every: All = False, as_json: AsJson = False,
         if verdict.fix:
             typer.echo(f"     fix: {verdict.fix}")
     raise typer.Exit(1 if any(verdict.state in ("damaged", "absent") for verdict in verdicts) else 0)
+
+
+@app.command("warm")
+def warm(
+    profile: Profile = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Bring the weights of the profile in force to this machine, or to every node of a cluster, and check each byte.
+
+    Weights in packages and at paths are checked where they lie. Exit 1 if a node lacks any.
+    """
+    from dataclasses import asdict
+
+    from cluster.weights_check import distinct
+    from jobs.summary import size
+    from jobs.warming import warm_cluster, warm_here
+
+    settings = settings_from(config, profile=profile)
+    wanted = distinct([choice.weights for choice in _of(settings)])
+    found, here = [], [warm_here(wanted, dry_run=dry_run)] if address is None else None
+    for rows in here or warm_cluster(settings, wanted, address or "", dry_run=dry_run):
+        found += rows
+        for row in () if as_json else rows:
+            typer.echo(
+                f"{row.node}: {row.state} {row.weights}" + (f" ({size(row.size_bytes)})" if row.size_bytes else "")
+            )
+            if row.problem:
+                typer.echo(f"error: {row.node}: {row.problem}", err=True)
+    if as_json:
+        print_json([asdict(row) for row in found])
+    raise typer.Exit(0 if found and all(row.ready for row in found) else 1)
 
 
 def choices(config: Any, profile: str | None, every: bool) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from cluster.db.doctor import DatabaseVisit
 from cluster.doctor import Check, Found
 from cluster.errors import RushesError
+from cluster.node_check import cache
 from cluster.plan import Plan
 from cluster.settings import Settings, settings_to_dict
 from jobs.doctor import machine, models
@@ -66,6 +67,7 @@ class Doctor:
             Check("connections", self._connections, ("database", "resources")),
             Check("disk", partial(machine.disk, settings)),
             Check("store", partial(machine.store, settings)),
+            Check("node cache", partial(cache, settings), required=False),
             Check("clock", visit.clock, ("database",), required=False),
             Check("hub token", partial(models.hub_token, settings)),
         ]

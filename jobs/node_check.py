@@ -1,0 +1,120 @@
+"""Before a run on a cluster takes work: every node that the plan uses says whether it can do it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+from cluster import node_check
+from cluster.doctor import Check, Finding, Found, failed
+from cluster.errors import RushesError
+from cluster.node_check import Ask
+from cluster.plan import Group
+from cluster.profiles import ALL_ROLES
+from cluster.settings import Settings
+from jobs.cluster_tasks import LiveNode, is_alive, live_nodes, on_each
+from jobs.doctor.child_main import STAGE_OF_ROLE
+from jobs.spec import CHAIN, JobSpec
+
+# A worker process starts on each node, and the database may take its time.
+DEADLINE_S = 120.0
+logger = logging.getLogger(__name__)
+
+
+class NotReadyError(RushesError):
+    """A node that the plan uses cannot do its part."""
+
+
+def require_ready(spec: JobSpec, groups: Sequence[Group], uris: Iterable[str]) -> None:
+    """Raise `NotReadyError` that names every node that is not ready, and the way out; warnings are logged."""
+    from cluster.media.store import is_remote
+
+    ask = Ask(
+        settings=spec.settings,
+        url=spec.url,
+        weights=weights_of(spec, [stage for group in groups for stage in group.stages]),
+        versions=node_check.versions_here(),
+        code=node_check.code_here(),
+        caches=any(is_remote(uri) for uri in uris),
+    )
+    troubles = []
+    for cards, nodes in _used(groups, live_nodes()).items():
+        # Stages that replay a recording ask nothing of a card.
+        for node, answer in on_each(_look, (ask, cards and spec.chain == CHAIN), nodes, DEADLINE_S):
+            if isinstance(answer, RushesError) and not is_alive(node):
+                logger.warning("%s left the cluster while it was asked", node.name)
+                continue
+            troubles += _troubles(node, answer)
+    if troubles:
+        lines = "\n  ".join(troubles)
+        raise NotReadyError(
+            f"not every node is ready, nothing was started:\n  {lines}\nmend them, or drain them from the cluster"
+        )
+
+
+def look(ask: Ask, cards: bool) -> list[Finding]:
+    """The findings of the node that this runs on; with `cards` CUDA's libraries too."""
+    settings = Settings.model_validate(dict(ask.settings))
+    return node_check.check_here(ask, [Check("cuda libraries", partial(_cuda, settings))] if cards else [])
+
+
+def _look(argument: tuple[Ask, bool]) -> list[Finding]:
+    return look(*argument)
+
+
+def weights_of(spec: JobSpec, stages: Iterable[str]) -> dict[str, str]:
+    """Role -> weights of the stages; none for a chain that is not the models' own."""
+    if spec.chain != CHAIN:
+        return {}
+    settings, names = Settings.model_validate(spec.settings), set(stages)
+    roles = [role for role in ALL_ROLES if STAGE_OF_ROLE.get(role) in names]
+    found = {role: settings.optional_choice(role) for role in roles}
+    return {role: choice.weights for role, choice in found.items() if choice is not None}
+
+
+def require_weights(spec: JobSpec, stages: Iterable[str]) -> None:
+    """Raise `NotReadyError` in an actor whose node lacks the weights of its stages: one that joined later."""
+    found = node_check.weights(weights_of(spec, stages))
+    if found.state == "FAIL":
+        raise NotReadyError(f"this node is not ready: {found.text}: {found.fix}")
+
+
+def _used(groups: Sequence[Group], nodes: Sequence[LiveNode]) -> Mapping[bool, list[LiveNode]]:
+    """The nodes on which any group finds place, apart by whether one of those groups needs a card."""
+    found: dict[bool, list[LiveNode]] = {}
+    for node in nodes:
+        here = [group for group in groups if _fits(group, node)]
+        if here:
+            found.setdefault(any(group.gpus_each for group in here), []).append(node)
+    return found
+
+
+def _fits(group: Group, node: LiveNode) -> bool:
+    labels = all(node.labels.get(name) == value for name, value in group.labels.items())
+    return labels and group.cpus_each <= node.cpus and group.gpus_each <= node.gpus
+
+
+def _troubles(node: LiveNode, answer: list[Finding] | RushesError) -> list[str]:
+    if isinstance(answer, RushesError):
+        return [f"{node.name}: {answer}"]
+    for finding in answer:
+        if finding.state == "warn":
+            logger.warning("%s: %s: %s; %s", node.name, finding.name, finding.found, finding.fix)
+    bad = [finding for finding in answer if failed([finding])]
+    return [f"{node.name}: {finding.name}: {finding.found}; {finding.fix}" for finding in bad]
+
+
+def _cuda(settings: Settings) -> Found:
+    """Whether the driver's library and the one ctranslate2 needs beside torch load; no model, no torch."""
+    import ctypes
+
+    from actors.transcribe import preload_cublas
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Found("FAIL", "there is no CUDA driver (libcuda.so.1)", "install it, or offer Ray no GPU on this node")
+    if settings.model_choice("transcriber").device != "cpu":
+        preload_cublas()
+    return Found("ok", "CUDA's libraries load")
