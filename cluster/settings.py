@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from cluster.errors import UsageError
+from cluster.media.remote import refuse_secrets
 from cluster.profiles import ALL_ROLES, ModelChoice, choose, choose_optional
 
 _named_config: ContextVar[Path | None] = ContextVar("named_config", default=None)
@@ -229,6 +230,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         _named_config.reset(token)
     if settings.database_url is None and settings.database_url_file is not None:
         settings.database_url = _read_secret(settings.database_url_file)
+    if settings.store is not None:
+        refuse_secrets(settings.store)
     # Into the settings, because actors on other nodes do not see this environment.
     settings.text.profile = settings.text.profile or os.environ.get("EMBEDDING_PROFILE") or None
     if settings.num_speakers is not None and (settings.min_speakers or settings.max_speakers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -9,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from actors.lanes import cache_dir, fingerprints, space_identities
+from actors.lanes import fingerprints, node_cache, space_identities
 from cluster.db import ledger, rates, report, runs, spaces, uses
 from cluster.db.connect import Database, database_errors, find_database, refuse_embedded_elsewhere
 from cluster.db.filter import matching
@@ -28,7 +29,9 @@ from cluster.settings import Settings, settings_to_dict
 from jobs.alike import find_alike, is_waiting
 from jobs.execution import Execution, foresee, lanes_of, work_of
 from jobs.forecast import in_words, lane_counts
+from jobs.interrupt import interrupt_main, stoppable
 from jobs.job import IngestOptions, Job, Reporter
+from jobs.ray_job import this_job
 from jobs.register import Registered, changed, record_failures, register
 from jobs.runners import this_node
 from jobs.sources import Sources, gone_below
@@ -62,7 +65,7 @@ def ingest(settings: Settings, options: IngestOptions, reporter: Reporter) -> Su
     database = open_database(settings, settings.database_wait_s)
     refuse_embedded_elsewhere(database, options.address)
     _refuse_store_elsewhere(settings, options)
-    with database_errors(), ExitStack() as stack:
+    with database_errors(), stoppable(), ExitStack() as stack:
         return _Ingest(database, settings, options, reporter, stack).run()
 
 
@@ -86,7 +89,8 @@ class _Ingest:
         self.lock = stack.enter_context(closing(self._connect(database, self._hold)))
         self.watch: Watch | None = None
         self.sources = Sources(Listing([], 0, []), {}, ())
-        self.held = self.gate_closed = False
+        self.held = self.gate_closed = self.cancelled = False
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
         self.again = options.retry_failed or options.force or bool(options.retry_units)
         self.run_id = uuid.uuid4()
         wanted = [SPACE_OF_LANE[lane] for lane in options.lanes if lane in SPACE_OF_LANE]
@@ -126,6 +130,8 @@ class _Ingest:
             interrupted = isinstance(error, KeyboardInterrupt)
             if not interrupted:
                 self.summary.notes.append(f"error: {error}")
+            elif self.cancelled:
+                self.summary.notes.append("cancelled: somebody asked for its end with `rushes runs cancel`")
             return self._reconcile({}, "interrupted" if interrupted else "failed")
         except BaseException:
             with suppress(Exception):
@@ -148,6 +154,17 @@ class _Ingest:
     def _check(self) -> None:
         if self.watch is not None:
             self.watch.check()
+        if self.cancelled and not self.in_main_thread:
+            raise KeyboardInterrupt
+
+    def _look(self, conn: Any) -> None:
+        """What the watch does: the session lives, and the driver learns that somebody asked for its end."""
+        if self.cancelled or not runs.is_cancelled(conn, self.run_id):
+            return
+        self.cancelled = True
+        # It may wait for one recording for hours.
+        if self.in_main_thread:
+            interrupt_main()
 
     def _finish(self, state: str) -> None:
         self.session.run(lambda conn: runs.finish_run(conn, self.run_id, state, summary_dict(self.summary)))
@@ -179,9 +196,9 @@ class _Ingest:
 
     def _begin(self) -> None:
         config = {**settings_to_dict(self.settings), "lanes": list(self.options.lanes)}
-        self.lock.run(lambda conn: runs.start_run(conn, self.run_id, self.options.kind, config))
+        self.lock.run(lambda conn: runs.start_run(conn, self.run_id, self.options.kind, config, this_job()))
         self.held, self.summary.run_id = True, str(self.run_id)
-        self.watch = self.stack.enter_context(Watch(self.lock))
+        self.watch = self.stack.enter_context(Watch(self.lock, look=self._look))
         reach(FaultPoint.RUN_STARTED)
 
     def _register(self, files: Sequence[SourceFile], refused: Refusals) -> Registered:
@@ -190,7 +207,7 @@ class _Ingest:
         registered = register(
             self.session,
             files,
-            cache_dir(self.settings),
+            node_cache(self.settings),
             lambda done: self.job.reporter.registering(done, len(files)),
             tell_again=self.again,
         )

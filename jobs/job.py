@@ -66,6 +66,9 @@ class Reporter(Protocol):
     def waiting(self, assets: int, delay_s: float) -> None:
         """Before a pause: so many assets wait for their next attempt."""
 
+    def told(self, line: str) -> None:
+        """For what else a person waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

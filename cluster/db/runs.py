@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
+from cluster.db.counts import fold
 from cluster.db.crash_claims import forget_claims
 from cluster.db.patience import take_lock
 from cluster.errors import RushesError
@@ -24,15 +25,17 @@ def gate_key(run_id: UUID) -> int:
     return int.from_bytes(run_id.bytes[8:], "big", signed=True)
 
 
-def start_run(conn: psycopg.Connection[Any], run_id: UUID, kind: str, config: dict[str, Any]) -> None:
-    """Record the run and hold its lock for as long as `conn` lives.
+def start_run(
+    conn: psycopg.Connection[Any], run_id: UUID, kind: str, config: dict[str, Any], job: str | None = None
+) -> None:
+    """Record the run and hold its lock for as long as `conn` lives; `job` is the Ray job that it is a part of.
 
     Safe to repeat; `RushesError` when another command took the run for dead between two attempts.
     """
     conn.execute("SELECT pg_advisory_lock(%s)", (lock_key(run_id),))
     conn.execute(
-        "INSERT INTO runs (run_id, kind, config) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-        (run_id, kind, Jsonb(config)),
+        "INSERT INTO runs (run_id, kind, config, job) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        (run_id, kind, Jsonb(config), job),
     )
     _check_alive(conn, run_id)
 
@@ -60,6 +63,7 @@ def finish_run(conn: psycopg.Connection[Any], run_id: UUID, state: str, summary:
             "UPDATE runs SET state = %s, summary = %s, finished_at = now() WHERE run_id = %s",
             (state, Jsonb(summary), run_id),
         )
+    fold(conn)
     conn.execute("SELECT pg_advisory_unlock(%s)", (lock_key(run_id),))
 
 
@@ -128,3 +132,26 @@ def is_held(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
         (key >> 32, key & 0xFFFF_FFFF),
     ).fetchone()
     return row == (True,)
+
+
+def ask_cancel(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
+    """Ask the driver of the run to end it, which it does after the commits in progress; False when it has ended."""
+    return bool(
+        conn.execute(
+            "UPDATE runs SET cancel_asked_at = coalesce(cancel_asked_at, now())"
+            " WHERE run_id = %s AND state = 'running'",
+            (run_id,),
+        ).rowcount
+    )
+
+
+def is_cancelled(conn: psycopg.Connection[Any], run_id: UUID) -> bool:
+    """Whether somebody asked for the end of the run."""
+    row = conn.execute("SELECT cancel_asked_at IS NOT NULL FROM runs WHERE run_id = %s", (run_id,)).fetchone()
+    return row == (True,)
+
+
+def run_of_job(conn: psycopg.Connection[Any], job: str) -> UUID | None:
+    """The latest run of a Ray job; None before it has one."""
+    row = conn.execute("SELECT run_id FROM runs WHERE job = %s ORDER BY started_at DESC LIMIT 1", (job,)).fetchone()
+    return None if row is None else row[0]

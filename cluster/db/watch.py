@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
+
+import psycopg
 
 from cluster.db.patience import Session
 from cluster.errors import RushesError, first_line
@@ -11,16 +14,26 @@ from cluster.errors import RushesError, first_line
 EVERY_S = 5.0
 
 
+def _knock(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("SELECT 1").fetchone()
+
+
 class Watch:
     """Uses `session` every `every_s` seconds from a thread of its own, until the block is left.
 
     A driver can go without the database for as long as one recording takes. A lost connection takes its
     advisory lock along, and an embedded server that died waits for the driver to start it; both are noticed
-    here. Leaving the block ends waits in progress and closes the session.
+    here. `look` is what it does with the session, at most until it raises. Leaving the block ends waits in
+    progress and closes the session.
     """
 
-    def __init__(self, session: Session, every_s: float = EVERY_S) -> None:
-        self._session, self._every_s = session, every_s
+    def __init__(
+        self,
+        session: Session,
+        every_s: float = EVERY_S,
+        look: Callable[[psycopg.Connection[Any]], None] = _knock,
+    ) -> None:
+        self._session, self._every_s, self._look_at = session, every_s, look
         self._ended = threading.Event()
         self._error: RushesError | None = None
         self._thread = threading.Thread(target=self._look, name="database-watch", daemon=True)
@@ -43,7 +56,7 @@ class Watch:
     def _look(self) -> None:
         while not self._ended.wait(self._every_s):
             try:
-                self._session.run(lambda conn: conn.execute("SELECT 1").fetchone())
+                self._session.run(self._look_at)
             except RushesError as error:
                 self._error = error
                 return

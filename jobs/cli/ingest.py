@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,9 @@ from jobs.cli.common import (
     set_verbosity,
     settings_from,
 )
+
+# What of the words is a setting: flag > environment > file.
+_SETTINGS = ("segment_source", "language", "num_speakers", "min_speakers", "max_speakers", "profile")
 
 Inputs = Annotated[
     list[str] | None,
@@ -82,34 +86,42 @@ def ingest(
     verbose: Verbose = False,
 ) -> None:
     """Turn recordings and pictures into a corpus to search and name; does what is missing, and only that."""
-    _refuse_both("--only-missing", only_missing, "--force", force)
-    _refuse_both("--fail-fast", fail_fast, "--max-failures", max_failures is not None)
     set_verbosity(quiet, verbose)
-    settings = settings_from(
-        config,
-        segment_source=segment_source,
-        language=language,
-        num_speakers=num_speakers,
-        min_speakers=min_speakers,
-        max_speakers=max_speakers,
-        profile=profile,
-    )
-    options = _options(
-        inputs=list(inputs or ()),
-        list_files=list(list_file or ()),
-        chosen=asset_filter(channel, tag, collection),
-        lanes=asked_lanes(settings, lanes),
-        limit=limit,
-        newest_first=newest_first,
-        since=since,
-        until=until,
-        force=force,
-        retry_failed=retry_failed,
-        max_failures="0" if fail_fast else max_failures,
-        dry_run=dry_run,
-        address=address,
-    )
+    asked = {
+        "inputs": inputs,
+        "list_file": list_file,
+        "channel": channel,
+        "tag": tag,
+        "collection": collection,
+        "limit": limit,
+        "newest_first": newest_first,
+        "since": since,
+        "until": until,
+        "lanes": lanes,
+        "segment_source": segment_source,
+        "language": language,
+        "num_speakers": num_speakers,
+        "min_speakers": min_speakers,
+        "max_speakers": max_speakers,
+        "profile": profile,
+        "only_missing": only_missing,
+        "force": force,
+        "retry_failed": retry_failed,
+        "fail_fast": fail_fast,
+        "max_failures": max_failures,
+    }
+    settings = check_asked(config, asked)
+    options = _options(settings, asked, dry_run=dry_run, address=address)
     _run(settings, options, quiet=quiet or as_json, verbose=verbose, as_json=as_json)
+
+
+def check_asked(config: Path | None, asked: Mapping[str, Any], **more: Any) -> Any:
+    """The settings under what was asked, with `more` of them given; `UsageError` for what makes no sense."""
+    _refuse_both("--only-missing", asked["only_missing"], "--force", asked["force"])
+    _refuse_both("--fail-fast", asked["fail_fast"], "--max-failures", asked["max_failures"] is not None)
+    settings = settings_from(config, **{name: asked[name] for name in _SETTINGS}, **more)
+    _options(settings, {**asked, "inputs": ()})
+    return settings
 
 
 def _refuse_both(one: str, has_one: bool, other: str, has_other: bool) -> None:
@@ -126,20 +138,25 @@ def run_options(config: Path | None, *, quiet: bool, **flags: Any) -> None:
     _run(settings_from(config), IngestOptions(**flags), quiet=quiet, verbose=False, as_json=False)
 
 
-def _options(**flags: Any) -> Any:
+def _options(settings: Any, asked: Mapping[str, Any], **more: Any) -> Any:
     from datetime import UTC, datetime
 
     from cluster.selection import parse_failure_limit, parse_when
     from jobs.job import IngestOptions
 
-    now = datetime.now(UTC)
-    parsed: dict[str, Any] = {
-        "stdin": sys.stdin if "-" in flags["inputs"] else None,
-        "since": parse_when(flags["since"], now, "--since"),
-        "until": parse_when(flags["until"], now, "--until"),
-        "max_failures": parse_failure_limit(flags["max_failures"]),
-    }
-    return IngestOptions(**(flags | parsed))
+    now, inputs = datetime.now(UTC), list(asked["inputs"] or ())
+    return IngestOptions(
+        inputs=inputs,
+        list_files=list(asked.get("list_file") or ()),
+        stdin=sys.stdin if "-" in inputs else None,
+        chosen=asset_filter(asked["channel"], asked["tag"], asked["collection"]),
+        lanes=asked_lanes(settings, asked["lanes"]),
+        since=parse_when(asked["since"], now, "--since"),
+        until=parse_when(asked["until"], now, "--until"),
+        max_failures=parse_failure_limit("0" if asked["fail_fast"] else asked["max_failures"]),
+        **{name: asked[name] for name in ("limit", "newest_first", "force", "retry_failed")},
+        **more,
+    )
 
 
 def _run(settings: Any, options: Any, *, quiet: bool, verbose: bool, as_json: bool) -> None:

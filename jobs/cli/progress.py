@@ -59,6 +59,10 @@ class LineReporter:
         """Called before a pause."""
         self._say(f"{assets} asset(s) failed and are tried again in {delay_s:.0f} s")
 
+    def told(self, line: str) -> None:
+        """Called for what else a person waits for."""
+        self._say(line)
+
     def line(self, summary: Summary) -> str:
         """Stage, done of total, failed, rate, time left."""
         done = summary.ok + summary.failed + summary.skipped
