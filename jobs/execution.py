@@ -5,22 +5,30 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from cluster.db import ledger, report, runs
+from cluster.db.rates import stored_measured
+from cluster.db.settling import settled_by
 from cluster.db.spaces import Space
 from cluster.errors import RushesError
+from cluster.hardware import parse_nodes
 from cluster.lanes import LANES
 from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
-from cluster.reservation import SERVE_GIB
+from cluster.reservation import beside_models
 from cluster.settings import settings_to_dict
 from jobs.forecast import Forecast, forecast_for, informed
+from jobs.interrupt import take_sigterm
 from jobs.job import Job
-from jobs.ray_context import in_room, prints_to, ray_session
+from jobs.node_check import require_ready
+from jobs.nodes import in_room, release_nodes, wait_for_nodes
+from jobs.ray_context import prints_to, ray_session
 from jobs.run_files import run_log
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
 from jobs.spec import JobSpec, chain_names
+from jobs.stage_costs import costs_for, machine_of, stage_identities
 from jobs.worker import Worker
 
 # A row that comes back without an outcome, for whatever reason, is sent so many times.
@@ -53,6 +61,7 @@ class Execution:
             prints=job.prints,
             spaces={kind: space.space_id for kind, space in made.items()},
             chain=job.options.chain,
+            downloads=job.options.address is None,
         )
 
     def run(self, rows: Sequence[ledger.PendingRow]) -> None:
@@ -97,7 +106,7 @@ class Execution:
         """
         job, heard = self.job, self.job.summary.outcomes
         settled = job.session.run(
-            lambda conn: ledger.settled_by(conn, job.run_id, self.selection.asset_ids, job.prints, job.options.lanes)
+            lambda conn: settled_by(conn, job.run_id, self.selection.asset_ids, job.prints, job.options.lanes)
         )
         for row in chosen:
             outcome, before = settled.get((row.asset_id, row.root)), heard.get(row.asset_id, {}).get(row.root)
@@ -123,14 +132,22 @@ class Execution:
 
     def _stream(self, rows: Sequence[ledger.PendingRow], work: Work) -> None:
         job, spec = self.job, self.spec
+        if job.options.address is not None:
+            # A cluster's plan is made of its own nodes: this machine may have nothing of what they have.
+            self._on_ray(rows, work, None)
+            return
         plan = plan_for(job, work, [this_node(job.settings)], self.lanes)
         if plan.runner == "inline":
             self._consume(work, plan, lambda: run_inline_rows(spec, plan, rows))
-            return
-        if plan.runner == "worker":
+        elif plan.runner == "worker":
             worker = self._worker_for(plan)
             self._consume(work, plan, lambda: run_worker_rows(worker, rows))
-            return
+        else:
+            self._on_ray(rows, work, plan)
+
+    def _on_ray(self, rows: Sequence[ledger.PendingRow], work: Work, local: Plan | None) -> None:
+        """Through Ray: a local one for the plan that is given, else the cluster of the address."""
+        job, spec = self.job, self.spec
         longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
         log_path = run_log(job.settings.data_dir, spec.run_id, "ray.log")
         with (
@@ -139,11 +156,18 @@ class Execution:
                 address=job.options.address,
                 cpus=this_node(job.settings).cpus,
                 niceness=job.settings.worker_niceness,
-                object_store_bytes=object_store_bytes(plan, longest_s),
-            ) as nodes,
+                object_store_bytes=object_store_bytes(local, longest_s) if local else 0,
+            ) as joined,
+            nodes_asked_for(job, joined) as nodes,
         ):
-            if job.options.address is not None:
-                plan = in_room(lambda found: plan_for(job, work, beside_service(job, found), self.lanes), nodes)
+            # Ray takes the signal when it starts, and would leave without a word.
+            take_sigterm()
+            plan = local or in_room(
+                lambda found: plan_for(job, work, beside_models(job.settings, found), self.lanes), nodes
+            )
+            # Once: a node that joins later is asked by its actors, and one that is lost says nothing any more.
+            if local is None and not job.summary.runner:
+                require_ready(spec, plan.groups, [row.uri for row in rows])
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
 
     def _worker_for(self, plan: Plan) -> Worker:
@@ -156,7 +180,7 @@ class Execution:
     def _consume(self, work: Work, plan: Plan, stream: Callable[[], Iterator[dict[str, Any]]]) -> None:
         job = self.job
         if not job.summary.runner:  # a later pass of a few retries says nothing of the run
-            job.summary.runner, job.summary.predicted_hours_per_hour = plan.runner, plan.hours_per_hour
+            job.summary.expect(plan, work)
         job.reporter.planned(plan, work)
         try:
             for row in stream():
@@ -186,6 +210,20 @@ class Execution:
         summary.wall_s = time.monotonic() - self.job.started - summary.start_up_s
 
 
+@contextmanager
+def nodes_asked_for(job: Job, nodes: list[Node]) -> Iterator[list[Node]]:
+    """The nodes to plan for: those that are there, in the first pass with those that the settings ask a cluster for."""
+    wanted = job.settings.plan.nodes
+    if job.options.address is None or wanted is None or job.summary.runner:
+        yield nodes
+        return
+    try:
+        yield wait_for_nodes(parse_nodes(wanted), tell=job.reporter.told)
+    finally:
+        # Ray keeps a request for nodes when its driver has gone.
+        release_nodes()
+
+
 def plan_for(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -> Plan:
     """The plan of this work in these lanes on these nodes, with the rate that such work had before."""
     return foresee(job, work, nodes, lanes)[0]
@@ -193,18 +231,22 @@ def plan_for(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) 
 
 def foresee(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -> tuple[Plan, Forecast]:
     """The plan, and where its rate comes from."""
-    stages = chain_names(job.settings, lanes)
+    stages, here = chain_names(job.settings, lanes), job.options.address is None
     limit = job.session.run(report.max_connections)
-    runner = "ray" if job.options.address is not None else job.settings.runner
-    plan = make_plan(work, nodes, stages, runner=runner, max_connections=limit)
-    forecast = forecast_for(job, plan, lanes)
+    stored = job.session.run(lambda conn: stored_measured(conn, stage_identities(job.settings)))
+    plan = make_plan(
+        work,
+        nodes,
+        stages,
+        runner=job.settings.runner if here else "ray",
+        rates=costs_for(job.settings, stages, stored, here),
+        max_connections=limit,
+        wishes=job.settings.plan.groups,
+        chain=chain_names(job.settings, LANES),
+    )
+    job.summary.machine = machine_of(nodes, here)
+    forecast = forecast_for(job, plan, lanes, job.summary.machine)
     return informed(plan, forecast), forecast
-
-
-def beside_service(job: Job, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, with the memory that the service's models take on cards of which a part is held."""
-    gib = sum(SERVE_GIB[role] for role in job.settings.serve.models)
-    return [replace(node, held_gib=gib if node.gpus_held else 0.0) for node in nodes]
 
 
 def since_first_claim(job: Job) -> float | None:

@@ -11,7 +11,16 @@ from uuid import UUID, uuid4
 
 import pyarrow as pa
 
-from cluster.db.crash_claims import OpenClaims, close_claim, forget_claims, left_open, mark_overdue, open_claim
+from cluster.db.crash_claims import (
+    Gone,
+    OpenClaims,
+    close_claim,
+    forget_claims,
+    left_open,
+    mark_overdue,
+    nobody_gone,
+    open_claim,
+)
 from cluster.db.patience import Session
 from cluster.deadline import deadline_s
 from cluster.errors import FailureClass, HangError, ProcessDiedError, StageError
@@ -33,8 +42,12 @@ class CrashGuard:
 
     A call may take `base_s` plus `s_per_hour` for each hour of its media, one hour where the length is
     unknown. One that takes longer marks its claim as overdue and ends the process. Where native code holds
-    the interpreter, a thread that needs no lock of it ends the process a little later, unmarked.
+    the interpreter, a thread that needs no lock of it ends the process a little later, unmarked. `node` is where
+    the process runs, `gone` tells which nodes were lost: what died with its node is not charged.
     """
+
+    node: str | None = None
+    gone: Gone = staticmethod(nobody_gone)
 
     def __init__(self, session: Session, run_id: UUID, base_s: float, s_per_hour: float) -> None:
         self._session, self._run_id = session, run_id
@@ -46,7 +59,7 @@ class CrashGuard:
         ids, root = part["asset_id"].to_pylist(), root_in(part)
         self._check(stage, ids, root)
         claim_id, limit_s = uuid4(), self._deadline_s(part)
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, limit_s, root))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, stage, ids, limit_s, root, self.node))
         timer = threading.Timer(limit_s, self._end_process, (claim_id,))
         timer.daemon = True
         timer.start()
@@ -67,13 +80,13 @@ class CrashGuard:
         if slot is None:
             yield
             return
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, LOADING, [slot]))
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, LOADING, [slot], gone=self.gone))
         if found and found[slot].count >= MAX_LOAD_DEATHS:
             raise RuntimeError(
                 f"{found[slot].count} processes died while they loaded them, most often because memory ends"
             )
         claim_id = uuid4()
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [slot]))
+        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, LOADING, [slot], node=self.node))
         yield
         self._session.run(lambda conn: forget_claims(conn, self._run_id, slot))
 
@@ -83,7 +96,7 @@ class CrashGuard:
         os._exit(1)
 
     def _check(self, stage: str, ids: list[int], root: str | None) -> None:
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids, root))
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, stage, ids, root, self.gone))
         if found and len(ids) > 1:
             raise SuspectError(f"{stage}: a row of this batch ended its process before")
         for claims in found.values():

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from cluster.environment import MODEL_ENV
 from cluster.errors import RushesError
-from cluster.plan import Node, Plan, PlanError
+from cluster.plan import Node
 from cluster.reach import knock, no_cluster
 from jobs.guard import LOAD_DEADLINE_S
+from jobs.nodes import cluster_nodes
+from jobs.ray_watch import watched
 
 # A pool that releases idle actors reloads its models for the next block (5 loads for 3 slots).
 KEEP_ACTORS = {"RAY_DATA_DEFAULT_ACTOR_POOL_UTIL_DOWNSCALING_THRESHOLD": "-1"}
@@ -26,8 +27,6 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-ROOM_WAIT_S = 5.0
-POLL_S = 0.5
 
 
 @contextmanager
@@ -61,10 +60,11 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
                 _temp_dir=folder,
                 **common,
             )
-        try:
-            yield cluster_nodes(ray)
-        finally:
-            ray.shutdown()
+        with watched(ray):
+            try:
+                yield cluster_nodes(ray)
+            finally:
+                ray.shutdown()
 
 
 @contextmanager
@@ -125,39 +125,3 @@ def set_data_context(longest_row_s: float) -> None:
 def no_progress_timeout_s(longest_row_s: float) -> float:
     """Twice what the longest row may take, because a crash repeats it; at least half an hour."""
     return max(1800.0, 2 * longest_row_s)
-
-
-def in_room(plan: Callable[[list[Node]], Plan], nodes: list[Node], wait_s: float = ROOM_WAIT_S) -> Plan:
-    """The plan for these nodes; where it does not fit, for what they have free a little later.
-
-    Actors take seconds to go. Raises the plan's own `PlanError` when nothing is freed.
-    """
-    import ray
-
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return plan(nodes)
-        except PlanError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(POLL_S)
-        nodes = cluster_nodes(ray)
-
-
-def cluster_nodes(ray: Any) -> list[Node]:
-    """The live nodes as the plan sees them, with what others hold of their cards.
-
-    GPU memory is unknown to Ray and left to the actors.
-    """
-    # Ray has no public name for what is free on each node.
-    free = ray._private.state.available_resources_per_node()
-    nodes = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        have = node["Resources"]
-        gpus = (0.0,) * int(have.get("GPU", 0))
-        held = have.get("GPU", 0.0) - free.get(node["NodeID"], have).get("GPU", 0.0)
-        nodes.append(Node(int(have.get("CPU", 0)), have.get("memory", 0) / 2**30, gpus, round(held, 4)))
-    return nodes

@@ -48,8 +48,16 @@ def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
 
     _check_nodes(groups, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     deadline = time.monotonic() + wait_s
-    while missing := missing_room(groups, ray.available_resources()):
+    while True:
+        missing = missing_room(groups, ray.available_resources())
+        # Ray has no public name for what is free on each node.
+        free = ray._private.state.available_resources_per_node()
+        homeless = without_node(groups, list(free.values()))
+        if not missing and not homeless:
+            return
         if time.monotonic() >= deadline:
+            if not missing:
+                raise RushesError(_homeless(homeless, list(free.values())))
             total = ray.cluster_resources()
             parts = "; ".join(
                 f"{name}: {need:g} needed, {free:g} free of {total.get(name, 0):g}" for name, need, free in missing
@@ -81,6 +89,29 @@ def missing_room(groups: Sequence[Group], free: Mapping[str, float]) -> list[tup
         for name, need in needs.items()
         if need > free.get(name, 0.0) + 1e-6
     ]
+
+
+def without_node(groups: Sequence[Group], free: Sequence[Mapping[str, float]]) -> list[tuple[Group, int]]:
+    """How many actors of each group find no node, the largest ones placed first: an actor is never split."""
+    left = [[node.get("CPU", 0.0) + 1e-6, node.get("GPU", 0.0) + 1e-6] for node in free]
+    lacking = []
+    for group in sorted(groups, key=lambda one: (-one.gpus_each, -one.cpus_each)):
+        for placed in range(group.actors):
+            node = next((one for one in left if group.cpus_each <= one[0] and group.gpus_each <= one[1]), None)
+            if node is None:
+                lacking.append((group, group.actors - placed))
+                break
+            node[0], node[1] = node[0] - group.cpus_each, node[1] - group.gpus_each
+    return lacking
+
+
+def _homeless(lacking: Sequence[tuple[Group, int]], free: Sequence[Mapping[str, float]]) -> str:
+    wanted = ", ".join(
+        f"{count} of {group.actors} {group.name} actor(s) of {group.cpus_each:g} CPU, {group.gpus_each:g} GPU"
+        for group, count in lacking
+    )
+    there = ", ".join(f"{node.get('CPU', 0.0):g} CPU and {node.get('GPU', 0.0):g} GPU" for node in free)
+    return f"{wanted} fit on no node beside the others (free: {there}): lower the actors, their CPUs or their shares"
 
 
 def _pools(groups: Sequence[Group]) -> str:

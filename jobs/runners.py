@@ -10,9 +10,10 @@ from typing import Any
 from actors.inline import run_inline
 from cluster.db.ledger import PendingRow
 from cluster.deadline import deadline_s
+from cluster.hardware import CPU, kind_of, kinds, local_card
 from cluster.lanes import MEDIA_LANES
 from cluster.plan import Node, Plan
-from cluster.profiles import ROLES
+from cluster.profiles import ALL_ROLES
 from cluster.settings import Settings
 from cluster.types import rows_table
 from jobs.spec import JobSpec, build_chain
@@ -24,15 +25,19 @@ BLOCK_S = 4 * 3600.0
 
 
 def this_node(settings: Settings) -> Node:
-    """The CPUs, memory and cards this process may use; how much a card holds is left to the actors."""
+    """The CPUs, memory and cards this process may use; a card that nobody knows has 0 GiB."""
     cpus = settings.cpus or len(os.sched_getaffinity(0))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Node(cpus, min(memory_bytes, _cgroup_limit_bytes()) / 2**30, (0.0,) * _cards(settings))
+    cards, kind = _cards(settings), kind_of(local_card())
+    gpu_gib = (kinds()[kind].card_gib if kind else 0.0,) * cards
+    memory_gib = min(memory_bytes, _cgroup_limit_bytes()) / 2**30
+    return Node(cpus, memory_gib, gpu_gib, kind=kind if cards else CPU, name=os.uname().nodename)
 
 
 def _cards(settings: Settings) -> int:
     """How many GPUs the models may use here; torch would know, but takes seconds to import."""
-    if all(settings.model_choice(role).device == "cpu" for role in ROLES):
+    choices = [settings.optional_choice(role) for role in ALL_ROLES if role != "reranker"]
+    if all(choice is None or choice.device == "cpu" for choice in choices):
         return 0
     there = len([path for path in DEVICES.glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

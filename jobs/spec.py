@@ -26,7 +26,8 @@ CHAIN = "actors.lanes:whole_chain"
 class JobSpec:
     """One run's constants.
 
-    `spaces` maps a kind to the id of the space this run writes; `chain` is `module:function` of what makes its stages.
+    `spaces` maps a kind to the id of the space this run writes; `chain` is `module:function` of what makes its stages;
+    without `downloads` an actor whose node lacks weights refuses to start.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class JobSpec:
     prints: dict[str, str]
     spaces: dict[str, int]
     chain: str = CHAIN
+    downloads: bool = True
 
     def to_json(self) -> str:
         """One line of JSON, small enough for a constructor argument."""

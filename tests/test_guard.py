@@ -87,6 +87,32 @@ def test_deaths_of_another_run_are_not_counted(db, guard):
     assert open_claims(db) == []
 
 
+def test_what_went_down_with_its_node_is_not_charged_until_the_third_node_does(db, guard):
+    guard.gone = lambda nodes: [node for node in nodes if node.startswith("lost")]
+
+    def leave(node):
+        crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [7], 60.0, node=node)
+
+    def failure():
+        error = run_stage(Double(), rows([7]), guard)["error"][0].as_py()
+        return error and (error["failure"], error["attempts"])
+
+    leave("lost-1")
+    leave("lost-2")
+    assert failure() is None
+    leave("here")
+    assert failure() is None
+    leave("lost-3")
+    assert failure() == ("crash", 2)
+
+
+def test_two_deaths_on_living_nodes_are_a_crash_whatever_nodes_were_lost(db, guard):
+    guard.gone = lambda nodes: ["lost"]
+    for node in ("lost", "here", "there"):
+        crash_claims.open_claim(db, guard._run_id, uuid4(), "double", [7], 60.0, node=node)
+    assert run_stage(Double(), rows([7]), guard)["error"][0].as_py()["attempts"] == 2
+
+
 def test_an_overdue_claim_is_a_timeout_at_once(db, guard):
     claim_id = uuid4()
     crash_claims.open_claim(db, guard._run_id, claim_id, "double", [7], 3.0)

@@ -6,13 +6,14 @@ import socket
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cluster.errors import RushesError
 from cluster.plan import Group
 from cluster.settings import load_settings
 from jobs.ray_context import knock, no_progress_timeout_s
-from jobs.ray_errors import _check_nodes, missing_room
+from jobs.ray_errors import _check_nodes, missing_room, without_node
 from jobs.runners import longest_block_s
 
 
@@ -26,6 +27,7 @@ def test_an_address_where_nothing_listens_is_named_at_once():
     knock("auto")
 
 
+@hypothesis_settings(deadline=None)
 @given(hours=st.floats(0, 500), base_s=st.floats(0.1, 1e4), s_per_hour=st.floats(0.1, 1e5))
 def test_a_long_last_recording_meets_its_own_deadline_before_the_guard_against_stalls(hours, base_s, s_per_hour):
     settings = load_settings(None, stage_base_s=base_s, stage_s_per_hour=s_per_hour)
@@ -39,6 +41,17 @@ def test_what_has_no_room_is_named_with_its_sum():
     assert missing_room(groups, {"CPU": 2.0, "GPU": 1.2}) == []
     assert missing_room(groups, {"CPU": 1.5, "GPU": 1.2}) == [("CPU", 2.0, 1.5)]
     assert missing_room(groups, {"CPU": 2.0}) == [("GPU", 1.2, 0.0)]
+
+
+def test_actors_that_fit_only_in_the_sum_are_told_how_many_find_no_node():
+    groups = (Group("hear", (), 3, 0.6, 1), Group("speak", (), 2, 0.4, 1))
+    free = [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
+    assert without_node(groups, free) == []
+    four = (Group("hear", (), 4, 0.6, 1),)
+    assert missing_room(four, {"CPU": 3.0}) == []
+    assert without_node(four, free) == [(four[0], 1)]
+    shares = (Group("hear", (), 2, 0.1, 1, 0.6),)
+    assert without_node(shares, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}]) == [(shares[0], 1)]
 
 
 def test_an_actor_that_fits_on_no_node_is_refused_at_once():
