@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,16 @@ from cluster.types import with_column
 from jobs.db_stage import DatabaseStage
 
 Rows = list[dict[str, Any]]
+
+
+@cache
+def node_name() -> str:
+    """What people call this node: its host, and in a cluster of several the address by which the others know it."""
+    ray, host = sys.modules.get("ray"), socket.gethostname()
+    if ray is None or not ray.is_initialized():
+        return host
+    address = ray.util.get_node_ip_address()
+    return host if address.startswith("127.") else f"{host} ({address})"
 
 
 class Claim(DatabaseStage):
@@ -50,7 +62,7 @@ class Claim(DatabaseStage):
 
     def _claim(self, conn: Any, asset_id: int, lanes: Sequence[str]) -> dict[str, Rows | None]:
         # Safe to repeat: a claim whose answer was lost is made again, with a higher generation.
-        units = ledger.claim_units(conn, self._run_id, asset_id, lanes, self._prints)
+        units = ledger.claim_units(conn, self._run_id, asset_id, lanes, self._prints, node_name())
         taken = {unit["lane"] for unit in units}
         found: dict[str, Rows | None] = {"units": units}
         if "speech" in taken:

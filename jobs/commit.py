@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pyarrow as pa
 
 from cluster.db.connect import classify_database
-from cluster.db.crash_claims import left_open, open_claim
+from cluster.db.crash_claims import Gone, left_open, nobody_gone, open_claim
 from cluster.db.patience import Session
 from cluster.db.results import commit_row
 from cluster.db.spaces import Space
@@ -31,6 +31,9 @@ class Commit(DatabaseStage):
     needs = ("asset_id", "units", "error")
     adds = ("outcome",)
     drops = tuple(name for name in COLUMNS if name not in (*KEEPS, "outcome"))
+    # As the guard has them: where this process runs, and which nodes were lost.
+    node: str | None = None
+    gone: Gone = staticmethod(nobody_gone)
 
     def __init__(self, session: Session, run_id: UUID, spaces: Mapping[str, Space], retry_base_s: float = 5.0) -> None:
         """`retry_base_s`: the first delay of a retry."""
@@ -59,8 +62,10 @@ class Commit(DatabaseStage):
     def _note(self, asset_id: int, root: str | None) -> int:
         """Open a crash claim, which the commit itself settles; returns how many commits of the row died before."""
         claim_id = uuid4()
-        found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id], root))
-        self._session.run(lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id], root=root))
+        found = self._session.run(lambda conn: left_open(conn, self._run_id, self.name, [asset_id], root, self.gone))
+        self._session.run(
+            lambda conn: open_claim(conn, self._run_id, claim_id, self.name, [asset_id], root=root, node=self.node)
+        )
         return found[asset_id].count if found else 0
 
     def _commit(self, row: dict[str, Any]) -> str | None:

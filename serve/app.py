@@ -129,18 +129,19 @@ def offered(settings: Settings, make: MakeEngine = make_engine) -> dict[Role, En
 def _shares(settings: Settings, roles: Sequence[str], running: frozenset[str] | None) -> dict[str, float]:
     limits = settings.serve
     cards = int(ray.cluster_resources().get("GPU", 0))
-    if not cards or not _wants_gpu(settings):
+    wanting = [role for role in roles if _wants_gpu(settings, role)]
+    if not cards or not wanting:
         return dict.fromkeys(roles, 0.0)
-    shares = serve_shares(roles, limits.gpu_share, limits.max_replicas)
+    shares = {**dict.fromkeys(roles, 0.0), **serve_shares(wanting, limits.gpu_share, limits.max_replicas)}
     # Replicas of a service that is replaced hold the shares that those of the new one will take.
     if APP_NAME not in (_applications() if running is None else running):
         check_reservation(shares, limits.max_replicas, cards, ray.available_resources().get("GPU", 0.0))
     return shares
 
 
-def _wants_gpu(settings: Settings) -> bool:
-    roles = ("text", "image", "reranker", "transcriber", "diarizer", "voice")
-    return any((choice := settings.optional_choice(role)) and choice.device != "cpu" for role in roles)
+def _wants_gpu(settings: Settings, role: str) -> bool:
+    models = ("transcriber", "diarizer", "voice") if role == "audio" else (role,)
+    return any((choice := settings.optional_choice(model)) and choice.device != "cpu" for model in models)
 
 
 def _applications() -> frozenset[str]:

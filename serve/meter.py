@@ -7,8 +7,7 @@ figure to Ray, whose own exporter tells of all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,22 +20,12 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from cluster.metric import Metric
 from serve.figures import CorpusFigures
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What nginx writes for a client that left; no answer was sent.
 HUNG_UP = 499
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric, as Prometheus and Ray both know it."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
 
 
 # When each series began would double them, and nobody asks.

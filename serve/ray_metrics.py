@@ -7,8 +7,9 @@ from typing import Any
 
 from ray.util import metrics
 
+from cluster.metric import Metric
 from serve.engines.base import Engine
-from serve.meter import METRICS, Meter, Metric
+from serve.meter import METRICS, Meter
 
 
 class RayMirror:

@@ -44,11 +44,11 @@ def new_asset(conn: Any, name: str, **fields: Any) -> int:
 
 
 def claimed(
-    conn: Any, run_id: uuid.UUID, asset_id: int, lanes: Any = LANES, prints: Any = None
+    conn: Any, run_id: uuid.UUID, asset_id: int, lanes: Any = LANES, prints: Any = None, node: str = "node-1"
 ) -> list[dict[str, Any]]:
     prints = prints or PRINTS
     ledger.ensure_units(conn, [asset_id], prints, list(prints))
-    return ledger.claim_units(conn, run_id, asset_id, lanes, prints)
+    return ledger.claim_units(conn, run_id, asset_id, lanes, prints, node)
 
 
 def unit_vector(seed: int, dimension: int = 8) -> list[float]:

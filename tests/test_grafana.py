@@ -13,8 +13,9 @@ import yaml
 
 from cluster.db.metrics import corpus_figures
 from cluster.db.pool import Corpus
+from jobs.metrics import METRICS as OF_ACTORS
 from serve.figures import CorpusFigures
-from serve.meter import METRICS
+from serve.meter import METRICS as OF_SERVICE
 from tests.fake_models import FakeModels
 from tests.test_meter import ingest
 
@@ -23,6 +24,7 @@ DASHBOARD = json.loads((FOLDER / "rushes.json").read_text("utf-8"))
 ALERTS = yaml.safe_load((FOLDER / "alerts.yaml").read_text("utf-8"))
 SCRAPES = yaml.safe_load((FOLDER / "prometheus.yaml").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+METRICS = (*OF_SERVICE, *OF_ACTORS)
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 ASKED = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]] + [
     (rule["alert"], rule["expr"]) for rule in RULES
@@ -72,7 +74,8 @@ def test_the_dashboard_shows_what_its_readers_come_for() -> None:
     titles = {panel["title"] for panel in PANELS}
     assert titles >= {
         "Hours per hour", "Speed of each stage", "Failures by cause", "Unknown voices", "Voice cache hits",
-        "COPY rows per second", "p50 per route", "p95 per route", "Queue", "Batch fill", "Errors by cause",
+        "COPY rows per second", "Busy actors per stage", "Nodes at work", "Seconds per commit",
+        "p50 per route", "p95 per route", "Queue", "Batch fill", "Errors by cause",
     }  # fmt: skip
 
 
@@ -113,7 +116,8 @@ def test_the_brackets_of_every_query_match(where_and_query: tuple[str, str]) -> 
 
 def test_every_alert_says_how_long_how_bad_and_what() -> None:
     assert {rule["alert"] for rule in RULES} >= {
-        "RushesNotReady", "RushesErrors", "RushesSlow", "RushesFull", "RushesBacklogStands"
+        "RushesNotReady", "RushesErrors", "RushesSlow", "RushesFull", "RushesBacklogStands",
+        "RushesNothingCommitted", "RushesFailing", "RushesNodeSilent", "RushesCacheFull",
     }  # fmt: skip
     for rule in RULES:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -92,6 +92,45 @@ def test_a_film_whose_pictures_nobody_claimed_yet_is_not_settled(db):
     assert [view_of(db, run_id)[name] for name in ("settled", "left_media_s")] == [1, 0.0]
 
 
+def test_each_node_tells_what_it_does_and_one_that_went_silent_stands_out(db):
+    run_id, made = planned_run(db, 6, 6 * 60.0), make_spaces(db)
+    for number, node in enumerate(("alpha", "alpha", "beta")):
+        asset_id = new_asset(db, f"done-{number}")
+        results.commit_row(db, run_id, computed_row(asset_id, claimed(db, run_id, asset_id, node=node)), made)
+    for name, node in (("at-alpha", "alpha"), ("at-beta", "beta")):
+        claimed(db, run_id, new_asset(db, name), node=node)
+    db.execute(
+        "UPDATE units SET started_at = now() - interval '30 minutes', finished_at = finished_at - interval '29 minutes'"
+        " WHERE node = 'beta'"
+    )
+    view = view_of(db, run_id)
+    nodes = {row["node"]: row for row in view["nodes"]}
+    assert [(name, row["running"], row["done"], row["media_s"]) for name, row in nodes.items()] == [
+        ("alpha", 1, 6, 120.0),
+        ("beta", 1, 3, 60.0),
+    ]
+    assert {name: row["is_silent"] for name, row in nodes.items()} == {"alpha": False, "beta": True}
+    assert nodes["beta"]["oldest_s"] == pytest.approx(1800, rel=0.01)
+    assert [(row["name"], row["node"]) for row in view["running"]] == [
+        ("/media/at-beta", "beta"),
+        ("/media/at-alpha", "alpha"),
+    ]
+    lines = status.run_lines(view)
+    assert any(line.startswith("beta") and line.endswith(", silent") for line in lines)
+    assert "  media/at-beta: speech, texts, voices for 30:00 on beta" in lines
+
+
+def test_one_node_alone_is_never_silent_and_one_without_work_neither(db):
+    run_id = planned_run(db, 2, 120.0)
+    claimed(db, run_id, new_asset(db, "long"), node="alpha")
+    db.execute("UPDATE units SET started_at = now() - interval '5 hours'")
+    assert [row["is_silent"] for row in view_of(db, run_id)["nodes"]] == [False]
+    asset_id = new_asset(db, "short")
+    row = computed_row(asset_id, claimed(db, run_id, asset_id, node="beta"))
+    results.commit_row(db, run_id, row, make_spaces(db))
+    assert {row["node"]: row["is_silent"] for row in view_of(db, run_id)["nodes"]} == {"alpha": True, "beta": False}
+
+
 def test_failures_and_waiting_retries_are_told_with_their_reasons(db):
     run_id, made = planned_run(db, 2, 120.0), make_spaces(db)
     for name, failure in (("broken", "bad_media"), ("tired", "transient")):

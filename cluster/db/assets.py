@@ -28,12 +28,22 @@ class Page:
 
 
 # The page is cut before anything is looked up for it.
-_ASSETS = """
-WITH page AS (
+_CHOSEN = """
   SELECT a.asset_id, n.name FROM assets a JOIN asset_names n USING (asset_id)
   WHERE (%(ids)s::bigint[] IS NULL OR a.asset_id = ANY(%(ids)s)) AND (NOT %(vanished)s OR NOT EXISTS
     (SELECT 1 FROM sources s WHERE s.asset_id = a.asset_id AND gone_at IS NULL))
-  ORDER BY n.name, a.asset_id LIMIT %(limit)s OFFSET %(offset)s)
+"""
+# Of all assets the first are found along the names themselves: those of sources, then those of content.
+_FIRST = """
+  (SELECT s.asset_id, s.uri AS name FROM sources s WHERE s.uri = (SELECT coalesce(min(o.uri) FILTER
+     (WHERE o.gone_at IS NULL), min(o.uri)) FROM sources o WHERE o.asset_id = s.asset_id)
+   ORDER BY s.uri LIMIT %(limit)s + %(offset)s)
+  UNION ALL (SELECT asset_id, name FROM (SELECT a.asset_id, 'sha256:' || left(encode(a.sha256, 'hex'), 12) AS name
+     FROM assets a WHERE NOT EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = a.asset_id)) t
+   ORDER BY name, asset_id LIMIT %(limit)s + %(offset)s)
+"""
+_ASSETS = """
+WITH page AS (SELECT * FROM ({page}) p ORDER BY name, asset_id LIMIT %(limit)s OFFSET %(offset)s)
 SELECT a.asset_id, p.name, encode(a.sha256, 'hex') AS sha256, a.media_kind, a.duration_ms, a.recorded_at,
        a.title, a.channel,
        ARRAY(SELECT tag FROM asset_tags t WHERE t.asset_id = a.asset_id ORDER BY 1) AS tags,
@@ -64,8 +74,10 @@ def list_assets(conn: psycopg.Connection[Any], page: Page) -> list[dict[str, Any
         "limit": page.limit,
         "offset": page.offset,
     }
+    all_of_them = page.asset_ids is None and not page.vanished and page.limit is not None
+    query = _ASSETS.replace("{page}", _FIRST if all_of_them else _CHOSEN)
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(_ASSETS, values).fetchall()
+        return cursor.execute(query.encode(), values).fetchall()
 
 
 def ids_by_sha256(conn: psycopg.Connection[Any], shas: Sequence[str]) -> dict[str, int]:

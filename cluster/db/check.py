@@ -69,6 +69,12 @@ _CHECKS: dict[str, LiteralString] = {
     "failed units without a recorded failure": """
         SELECT count(*) FROM units u WHERE state = 'failed' AND NOT EXISTS
         (SELECT 1 FROM failures f WHERE f.asset_id = u.asset_id)""",
+    "kinds of units whose kept count or length differs from the units": """
+        SELECT count(*) FROM (SELECT run_id, node, lane, fingerprint, state, sum(n), sum(ms) FROM
+          (SELECT run_id, node, lane, fingerprint, state, 1 AS n, coalesce(duration_ms, 0) AS ms
+             FROM units JOIN assets USING (asset_id)
+           UNION ALL SELECT run_id, node, lane, fingerprint, state, -units, -media_ms FROM unit_counts) t
+          GROUP BY 1, 2, 3, 4, 5 HAVING sum(n) <> 0 OR sum(ms) <> 0) d""",
     "indexes that are not valid": """
         SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT indisvalid AND n.nspname = current_schema()""",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 
+from cluster.db import counts
 from cluster.lanes import LANES, MEDIA_LANES, PARENT, ROOTS, children, root_of
 
 NO_AUDIO = "no audio stream"
@@ -56,24 +58,64 @@ FIRST_STATE = (
 def ensure_units(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
 ) -> None:
-    """Every asset gets its unit in each lane under the current fingerprints; one that is being forgotten, none."""
+    """Every asset gets its unit in each lane under the current fingerprints; one that is being forgotten, none.
+
+    A lane in which every asset has its unit is not looked through: it costs what is open there, not what is done.
+    """
+    chosen, complete = frozenset(asset_ids), counts.complete_lanes(conn, prints, lanes)
     for lane in lanes:
+        if lane not in complete:
+            _add_units(conn, _lacking(conn, chosen, lane, prints[lane]), lane, prints)
+        _reconsider(conn, chosen & _doubtful(conn, lane, prints[lane]), lane, prints[lane])
+
+
+def _lacking(conn: psycopg.Connection[Any], chosen: Collection[int], lane: str, fingerprint: str) -> set[int]:
+    """Those of the assets without a unit in the lane."""
+    rows = conn.execute(
+        "SELECT asset_id FROM assets a WHERE NOT EXISTS (SELECT 1 FROM units u"
+        " WHERE (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, %s, %s))",
+        (lane, fingerprint),
+    )
+    return {row[0] for row in rows if row[0] in chosen}
+
+
+def _add_units(conn: psycopg.Connection[Any], asset_ids: Collection[int], lane: str, prints: Mapping[str, str]) -> None:
+    if asset_ids:
         needed, _ = _NEEDS[root_of(lane)]
         conn.execute(
             "INSERT INTO units (asset_id, lane, fingerprint, state, reason)"
             " SELECT asset_id, %(lane)s, %(print)s,"
             f"   CASE WHEN media_kind IS NULL THEN %(unread)s WHEN {needed} THEN 'pending' ELSE 'skipped' END,"
             f"   CASE WHEN media_kind IS NULL THEN %(unreadable)s WHEN {needed} THEN NULL ELSE %(lacking)s END"
-            " FROM assets a WHERE asset_id = ANY(%(ids)s) AND NOT EXISTS (SELECT 1 FROM units u"
-            "   WHERE (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, %(lane)s, %(print)s))"
+            " FROM assets a WHERE asset_id = ANY(%(ids)s)"
             " ORDER BY asset_id FOR KEY SHARE OF a ON CONFLICT DO NOTHING".encode(),
-            {"print": prints[lane], "ids": list(asset_ids), **_words(lane)},
+            {"print": prints[lane], "ids": sorted(asset_ids), **_words(lane)},
         )
-        _reconsider(conn, asset_ids, lane, prints[lane])
 
 
-def _reconsider(conn: psycopg.Connection[Any], asset_ids: Sequence[int], lane: str, fingerprint: str) -> None:
+def _doubtful(conn: psycopg.Connection[Any], lane: str, fingerprint: str) -> set[int]:
+    """Assets that can be read, whose unit says they cannot, or waits for what they do not have."""
+    needed, _ = _NEEDS[root_of(lane)]
+    # One partial index each. `reason` is no parameter: the index is only taken for the words it was made with.
+    rows = conn.execute(
+        " UNION ALL ".join(
+            "SELECT a.asset_id FROM units u JOIN assets a USING (asset_id) WHERE a.media_kind IS NOT NULL"
+            f" AND u.lane = %(lane)s AND u.fingerprint = %(print)s AND {state}"
+            for state in (
+                f"u.state = 'skipped' AND u.reason = '{UNREADABLE}'",
+                f"u.state = 'failed' AND NOT {needed}",
+                f"u.state = 'pending' AND NOT {needed}",
+            )
+        ).encode(),
+        {"lane": lane, "print": fingerprint},
+    )
+    return {row[0] for row in rows}
+
+
+def _reconsider(conn: psycopg.Connection[Any], asset_ids: Collection[int], lane: str, fingerprint: str) -> None:
     """What could not be read before has work in this lane by now, or turned out to have nothing for it."""
+    if not asset_ids:
+        return
     needed, _ = _NEEDS[root_of(lane)]
     conn.execute(
         f"UPDATE units u SET state = CASE WHEN {needed} THEN 'pending' ELSE 'skipped' END,"
@@ -82,7 +124,7 @@ def _reconsider(conn: psycopg.Connection[Any], asset_ids: Sequence[int], lane: s
         " AND u.lane = %(lane)s AND u.fingerprint = %(print)s"
         " AND ((u.state = 'skipped' AND u.reason = %(unread_before)s)"
         f" OR (u.state IN ('failed', 'pending') AND NOT {needed}))".encode(),
-        {"print": fingerprint, "ids": list(asset_ids), "unread_before": UNREADABLE, **_words(lane)},
+        {"print": fingerprint, "ids": sorted(asset_ids), "unread_before": UNREADABLE, **_words(lane)},
     )
 
 
@@ -164,8 +206,8 @@ SELECT a.asset_id, a.sha256, coalesce(s.uri, n.name), a.byte_size, s.mtime_ns,
 FROM units u JOIN assets a USING (asset_id) LEFT JOIN LATERAL
   (SELECT uri, mtime_ns FROM sources WHERE asset_id = a.asset_id AND gone_at IS NULL
    ORDER BY uri = ANY(%(found)s) DESC, seen_at DESC, uri LIMIT 1) s ON true
-  LEFT JOIN LATERAL (SELECT name FROM asset_names WHERE asset_id = a.asset_id AND s.uri IS NULL) n ON true
-WHERE u.asset_id = ANY(%(ids)s) AND a.media_kind IS NOT NULL
+  LEFT JOIN LATERAL (SELECT name FROM asset_names WHERE asset_id = a.asset_id AND s.uri IS NULL LIMIT 1) n ON true
+WHERE u.asset_id = ANY(%(ids)s) AND a.asset_id = ANY(%(ids)s) AND a.media_kind IS NOT NULL
   AND (u.lane, u.fingerprint) IN (SELECT * FROM unnest(%(all)s::text[], %(prints)s::text[]))
   AND (%(since)s::timestamptz IS NULL OR a.recorded_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR a.recorded_at < %(until)s)
@@ -189,7 +231,7 @@ def pending_rows(
         (_PENDING + order).encode(),
         {
             "lanes": list(lanes),
-            "ids": list(selection.asset_ids),
+            "ids": _open_assets(conn, selection, prints, lanes),
             "all": list(prints),
             "prints": list(prints.values()),
             "since": selection.since,
@@ -231,6 +273,21 @@ def pending_rows(
     return found, waiting
 
 
+def _open_assets(
+    conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
+) -> list[int]:
+    """Those selected that have work in one of the lanes: looked up by what is open, however much is done."""
+    chosen = frozenset(selection.asset_ids)
+    # A state that is written out takes its partial index.
+    query = " UNION ".join(
+        "SELECT asset_id FROM units WHERE (lane, fingerprint) IN (SELECT * FROM unnest(%(lanes)s::text[],"
+        f" %(prints)s::text[])) AND state = '{state}'"
+        for state in ("pending", *selection.again)
+    )
+    rows = conn.execute(query.encode(), {"lanes": list(lanes), "prints": [prints[lane] for lane in lanes]})
+    return sorted({row[0] for row in rows if row[0] in chosen})
+
+
 def vanished_assets(
     conn: psycopg.Connection[Any], selection: Selection, prints: Mapping[str, str], lanes: Sequence[str]
 ) -> list[int]:
@@ -241,7 +298,12 @@ def vanished_assets(
         " AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
         " AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.asset_id = u.asset_id AND gone_at IS NULL)"
         " ORDER BY asset_id",
-        (list(selection.asset_ids), ["pending", *selection.again], reading, [prints[lane] for lane in reading]),
+        (
+            _open_assets(conn, selection, prints, reading),
+            ["pending", *selection.again],
+            reading,
+            [prints[lane] for lane in reading],
+        ),
     )
     return [row[0] for row in rows]
 
@@ -260,16 +322,20 @@ def claim_units(
     asset_id: int,
     lanes: Sequence[str],
     prints: Mapping[str, str],
+    node: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Take the asset's pending units for the run, if it still lives; units another run holds are left out."""
+    """Take the asset's pending units for the run, if it still lives; units another run holds are left out.
+
+    `node` is the host that will work on them.
+    """
     rows = conn.execute(
-        "UPDATE units SET state = 'running', generation = generation + 1, run_id = %s,"
-        " started_at = now(), finished_at = NULL, reason = NULL, not_before = NULL"
+        "UPDATE units SET state = 'running', generation = generation + 1, run_id = %s, node = %s,"
+        " started_at = now(), finished_at = NULL, reason = NULL, not_before = NULL, pace = NULL"
         " WHERE asset_id = %s AND (lane, fingerprint) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
         " AND (state = 'pending' OR (state = 'running' AND run_id = %s))"
         " AND EXISTS (SELECT 1 FROM runs WHERE run_id = %s AND state = 'running')"
         " RETURNING lane, fingerprint, generation",
-        (run_id, asset_id, list(lanes), [prints[lane] for lane in lanes], run_id, run_id),
+        (run_id, node, asset_id, list(lanes), [prints[lane] for lane in lanes], run_id, run_id),
     ).fetchall()
     taken = {lane: {"lane": lane, "fingerprint": fp, "generation": gen} for lane, fp, gen in rows}
     return [taken[lane] for lane in lanes if lane in taken]
@@ -293,83 +359,25 @@ def read_segments(conn: psycopg.Connection[Any], asset_id: int) -> list[dict[str
     return found
 
 
-def fail_units(
-    conn: psycopg.Connection[Any],
-    asset_id: int,
-    prints: Mapping[str, str],
-    failed: Sequence[str],
-    message: str,
-) -> None:
-    """The lanes in `failed` end as failed, their children as skipped."""
-    for state, lanes, reason in (
-        ("failed", list(failed), message),
-        ("skipped", sorted(children(failed) - set(failed)), PARENT_FAILED),
-    ):
-        conn.execute(
-            "UPDATE units SET state = %s, reason = %s, finished_at = now()"
-            " WHERE asset_id = %s AND lane = ANY(%s) AND fingerprint = ANY(%s) AND state <> 'done'",
-            (state, reason, asset_id, lanes, [prints[lane] for lane in lanes if lane in prints]),
-        )
-
-
-def charge_unit(conn: psycopg.Connection[Any], asset_id: int, lane: str, fingerprint: str, attempts: int) -> int:
-    """Charge a unit with failed attempts; returns how many it has."""
-    row = conn.execute(
-        "UPDATE units SET attempts = attempts + %s WHERE asset_id = %s AND lane = %s AND fingerprint = %s"
-        " RETURNING attempts",
-        (attempts, asset_id, lane, fingerprint),
-    ).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def postpone_units(
-    conn: psycopg.Connection[Any], asset_id: int, prints: Mapping[str, str], lanes: Sequence[str], delay_s: float
-) -> None:
-    """The lanes and their children return to pending until `delay_s` seconds from now."""
-    waiting = sorted({*lanes, *children(lanes)} & set(prints))
-    conn.execute(
-        "UPDATE units SET state = 'pending', not_before = now() + make_interval(secs => %s)"
-        " WHERE asset_id = %s AND lane = ANY(%s) AND fingerprint = ANY(%s) AND state = 'running'",
-        (delay_s, asset_id, waiting, [prints[lane] for lane in waiting]),
-    )
-
-
-def settled_by(
-    conn: psycopg.Connection[Any],
-    run_id: UUID,
-    asset_ids: Sequence[int],
-    prints: Mapping[str, str],
-    lanes: Sequence[str],
-) -> dict[tuple[int, str], str]:
-    """What became of those (asset, root lane) that wait for nothing: `failed` or `done` by the run, or `taken`."""
-    rows = conn.execute(
-        "SELECT asset_id, root, CASE WHEN bool_or(state = 'failed' AND run_id = %(run)s) THEN 'failed'"
-        "  WHEN bool_or(state = 'done' AND run_id = %(run)s) AND NOT bool_or(state = 'running') THEN 'done'"
-        "  ELSE 'taken' END"
-        " FROM units JOIN unnest(%(lanes)s::text[], %(prints)s::text[], %(roots)s::text[]) t(lane, fingerprint, root)"
-        "  USING (lane, fingerprint) WHERE asset_id = ANY(%(ids)s)"
-        " GROUP BY asset_id, root HAVING NOT bool_or(state = 'pending')",
-        {
-            "run": run_id,
-            "ids": list(asset_ids),
-            "lanes": list(lanes),
-            "prints": [prints[lane] for lane in lanes],
-            "roots": [root_of(lane) for lane in lanes],
-        },
-    )
-    return {(asset_id, root): outcome for asset_id, root, outcome in rows}
-
-
 def count_states(
     conn: psycopg.Connection[Any], asset_ids: Sequence[int], prints: Mapping[str, str], lanes: Sequence[str]
 ) -> dict[str, int]:
-    """Assets by what became of them: failed beats pending beats skipped beats done."""
-    rows = conn.execute(
-        "SELECT state, count(*) FROM (SELECT asset_id, (array_agg(state ORDER BY"
-        "   array_position(ARRAY['failed','running','pending','done','skipped'], state)))[1] AS state"
-        "  FROM units WHERE asset_id = ANY(%s) AND (lane, fingerprint) IN"
-        "   (SELECT * FROM unnest(%s::text[], %s::text[])) GROUP BY asset_id) t GROUP BY state",
-        (list(asset_ids), list(lanes), [prints[lane] for lane in lanes]),
-    )
-    return dict(rows.fetchall())
+    """Assets by what became of them: failed beats running beats pending beats skipped beats done.
+
+    What is done is not looked at: it is all that is left.
+    """
+    chosen, found = frozenset(asset_ids), dict[int, str]()
+    values = {"lanes": list(lanes), "prints": [prints[lane] for lane in lanes]}
+    for state in ("failed", "running", "pending", "skipped"):
+        # What is skipped in one lane and not in every other one is done there.
+        every = "GROUP BY asset_id HAVING count(*) = cardinality(%(lanes)s::text[])" if state == "skipped" else ""
+        rows = conn.execute(
+            "SELECT asset_id FROM units WHERE (lane, fingerprint) IN (SELECT * FROM unnest(%(lanes)s::text[],"
+            f" %(prints)s::text[])) AND state = '{state}' {every}".encode(),
+            values,
+        )
+        for (asset_id,) in rows:
+            if asset_id in chosen:
+                found.setdefault(asset_id, state)
+    told, done = Counter(found.values()), len(chosen) - len(found)
+    return {**told, **({"done": done} if done else {})}

@@ -27,7 +27,9 @@ class Figure:
 
 
 _ASSETS = "SELECT count(*)::float8 AS assets, coalesce(sum(duration_ms), 0)::float8 / 1000 AS media_s FROM assets"
-_UNITS = "SELECT lane, state, count(*)::float8 AS units FROM units GROUP BY 1, 2 ORDER BY 1, 2"
+_UNITS = """
+SELECT lane, state, sum(units)::float8 AS units FROM unit_counts GROUP BY 1, 2 HAVING sum(units) <> 0 ORDER BY 1, 2
+"""
 # Of each unit that is failed now its last failure; of a source without content, that it has none.
 _FAILURES = """
 SELECT lane, failure, count(*)::float8 AS units FROM (SELECT DISTINCT ON (u.asset_id, u.lane, u.fingerprint)
@@ -50,8 +52,9 @@ SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, su
 WHERE config ? 'work' ORDER BY state = 'running' DESC, started_at DESC LIMIT 1
 """
 _IDLE = """
-SELECT extract(epoch FROM now() - coalesce(max(u.finished_at), min(u.started_at), min(r.started_at)))::float8 AS idle_s
-FROM runs r LEFT JOIN units u USING (run_id) WHERE r.run_id = %(run)s
+SELECT extract(epoch FROM now() - coalesce((SELECT max(finished_at) FROM units u WHERE u.run_id = r.run_id),
+  (SELECT min(started_at) FROM units u WHERE u.run_id = r.run_id), r.started_at))::float8 AS idle_s
+FROM runs r WHERE r.run_id = %(run)s
 """
 # Every unit of a row carries the timings of the whole row, and an asset has one row per root lane.
 _STAGES = """
@@ -106,6 +109,7 @@ def _run(conn: Connection) -> list[Figure]:
     figures = [
         Figure(*_ACTIVE, float(is_active)),
         *(Figure(f"rushes_run_{name}", about, float(read(view) or 0.0)) for name, about, read in _VIEW),
+        *_nodes(view),
         *_rows(conn, run_id),
         *_stages(conn, run_id),
     ]
@@ -124,6 +128,21 @@ _VIEW: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
     ("media_seconds", "Media whose lanes all committed.", lambda view: view["media_s"]),
     ("left_seconds", "Media still to be done.", lambda view: view["left_media_s"]),
 )
+
+
+_NODE: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
+    ("rows", "Rows that are at work on each node.", lambda node: node["running"]),
+    ("units", "Units that each node did.", lambda node: node["done"]),
+    ("silent", "Whether it has work and was quiet far longer than the others.", lambda node: node["is_silent"]),
+)
+
+
+def _nodes(view: dict[str, Any]) -> list[Figure]:
+    return [
+        Figure(f"rushes_run_node_{name}", about, float(read(node) or 0.0), {"node": node["node"]})
+        for name, about, read in _NODE
+        for node in view["nodes"]
+    ]
 
 
 def _rows(conn: Connection, run_id: UUID) -> list[Figure]:

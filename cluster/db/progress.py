@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +10,31 @@ from uuid import UUID
 
 import psycopg
 
-from cluster.db import report
+from cluster.db import counts, report
 from cluster.db.ledger import FIRST_STATE
 from cluster.db.report import dicts
 from cluster.db.runs import is_held
-from cluster.lanes import LANES
+from cluster.lanes import LANES, ROOTS
 
 STATES = ("done", "pending", "running", "failed", "skipped")
 RATE_WINDOW_S = 300.0
 RATE_ASSETS = 10
 SHOWN = 5
+# A node is silent when it was quiet so long, and so many times as long as any other one.
+SILENT_S = 60.0
+SILENT_TIMES = 3.0
 
 Row = dict[str, Any]
+# (node, lane, state) -> units and ms of media, of one run.
+Counted = Mapping[tuple[str | None, str, str], tuple[int, int]]
 
 
-_LANES = f"""
-SELECT l.lane, coalesce(u.state, {FIRST_STATE}) AS state, count(*) AS assets,
-  coalesce(sum(a.duration_ms), 0)::bigint AS media_ms
+# What the assets without a unit would become; asked only where there are any.
+_TO_BE = f"""
+SELECT l.lane, {FIRST_STATE} AS state, count(*) AS assets, coalesce(sum(a.duration_ms), 0)::bigint AS media_ms
 FROM unnest(%(lanes)s::text[], %(prints)s::text[]) l(lane, fingerprint) CROSS JOIN assets a
-LEFT JOIN units u ON (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, l.lane, l.fingerprint) GROUP BY 1, 2
+WHERE NOT EXISTS (SELECT 1 FROM units u WHERE (u.asset_id, u.lane, u.fingerprint) = (a.asset_id, l.lane, l.fingerprint))
+GROUP BY 1, 2
 """
 
 
@@ -36,21 +43,25 @@ def lane_table(conn: psycopg.Connection[Any], prints: Mapping[str, str]) -> list
 
     An asset that has no unit yet counts as what it would become.
     """
-    found = dicts(conn, _LANES, {"lanes": list(prints), "prints": list(prints.values())})
-    table = []
-    for lane in prints:
-        mine = {row["state"]: row for row in found if row["lane"] == lane}
-        counts = {state: mine[state]["assets"] if state in mine else 0 for state in STATES}
-        table.append(
-            {
-                "lane": lane,
-                **counts,
-                "total": sum(counts.values()),
-                "done_ms": mine["done"]["media_ms"] if "done" in mine else 0,
-                "total_ms": sum(row["media_ms"] for state, row in mine.items() if state != "skipped"),
-            }
-        )
-    return table
+    found = Counter[tuple[str, str]]()
+    media_ms = Counter[tuple[str, str]]()
+    for key, (units, ms) in counts.by_state(conn, prints).items():
+        found[key], media_ms[key] = units, ms
+    lacking = {lane: prints[lane] for lane in prints.keys() - counts.complete_lanes(conn, prints, list(prints))}
+    if lacking:
+        for row in dicts(conn, _TO_BE, {"lanes": list(lacking), "prints": list(lacking.values())}):
+            found[row["lane"], row["state"]] += row["assets"]
+            media_ms[row["lane"], row["state"]] += row["media_ms"]
+    return [
+        {
+            "lane": lane,
+            **{state: found[lane, state] for state in STATES},
+            "total": sum(found[lane, state] for state in STATES),
+            "done_ms": media_ms[lane, "done"],
+            "total_ms": sum(media_ms[lane, state] for state in STATES if state != "skipped"),
+        }
+        for lane in prints
+    ]
 
 
 def source_counts(conn: psycopg.Connection[Any]) -> Row:
@@ -87,104 +98,145 @@ def rate_now(latest: Sequence[Settled], elapsed_s: float) -> float | None:
     return sum(asset.media_s for asset in recent) / span_s if recent and span_s > 0 else None
 
 
-# A run that died tells nothing after its last commit. An asset with a row that nobody claimed yet is not settled.
-# The end is looked for once, not again for every asset.
-_SETTLED = """
-WITH ended AS MATERIALIZED (
-  SELECT CASE WHEN %(lives)s THEN coalesce(r.finished_at, now())
-    ELSE (SELECT max(u.finished_at) FROM units u WHERE u.run_id = r.run_id) END AS at
-  FROM runs r WHERE r.run_id = %(run)s),
-settled AS (
-  SELECT u.asset_id, max(u.finished_at) AS at, bool_or(u.state = 'failed') AS failed FROM units u
-  WHERE u.run_id = %(run)s AND NOT EXISTS (SELECT 1 FROM units p WHERE p.asset_id = u.asset_id
-    AND p.state = 'pending' AND p.lane || p.fingerprint = ANY(%(prints)s))
-  GROUP BY u.asset_id HAVING bool_and(u.state NOT IN ('running', 'pending'))),
-timed AS (
-  SELECT extract(epoch FROM ended.at - settled.at)::float8 AS age_s, failed,
-    coalesce(a.duration_ms, 0) / 1000.0 AS media_s
-  FROM settled JOIN assets a USING (asset_id) CROSS JOIN ended)
+# A run that died tells nothing after its last commit.
+_ENDED = """
+SELECT CASE WHEN %(lives)s THEN coalesce(r.finished_at, now())
+    ELSE (SELECT max(u.finished_at) FROM units u WHERE u.run_id = r.run_id) END AS at,
+  (SELECT min(u.started_at) FROM units u WHERE u.run_id = r.run_id) AS began FROM runs r WHERE r.run_id = %(run)s
 """
-_RUN_LANES = """
-SELECT lane, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'running') AS running,
-  count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'skipped') AS skipped,
-  count(*) FILTER (WHERE state = 'pending') AS retrying
-FROM units WHERE run_id = %(run)s GROUP BY lane
+# An asset with a row that nobody claimed yet is not settled. Materialized, or each parallel worker makes the list.
+_SETTLED = """
+WITH mine AS MATERIALIZED (SELECT DISTINCT asset_id FROM units WHERE run_id = %(run)s)
+SELECT count(*) AS settled, coalesce(sum(a.duration_ms), 0) / 1000.0 AS settled_s,
+  coalesce(sum(a.duration_ms) FILTER (WHERE a.asset_id NOT IN
+    (SELECT asset_id FROM units WHERE run_id = %(run)s AND state = 'failed')), 0) / 1000.0 AS media_s
+FROM mine JOIN assets a USING (asset_id)
+WHERE asset_id NOT IN (SELECT asset_id FROM units WHERE run_id = %(run)s AND state = 'running')
+  AND asset_id NOT IN (SELECT asset_id FROM units
+    WHERE state = 'pending' AND (run_id = %(run)s OR lane || fingerprint = ANY(%(both)s)))
+"""
+# The units of the last minutes, or the last few: of so many that the assets of the rate are among them.
+_LATEST = """
+SELECT t.asset_id, t.age_s, t.node, coalesce(a.duration_ms, 0) / 1000.0 AS media_s, NOT EXISTS
+  (SELECT 1 FROM units o WHERE o.asset_id = t.asset_id AND ((o.run_id = %(run)s AND o.state IN ('running', 'pending'))
+    OR (o.state = 'pending' AND o.lane || o.fingerprint = ANY(%(both)s)))) AS is_settled
+FROM (SELECT DISTINCT ON (asset_id) asset_id, extract(epoch FROM %(at)s - finished_at)::float8 AS age_s, node FROM (
+  (SELECT asset_id, finished_at, node FROM units WHERE run_id = %(run)s AND finished_at <= %(at)s
+   ORDER BY finished_at DESC LIMIT %(few)s) UNION
+  SELECT asset_id, finished_at, node FROM units WHERE run_id = %(run)s AND finished_at <= %(at)s
+    AND finished_at >= %(at)s - make_interval(secs => %(window)s)) u ORDER BY asset_id, finished_at DESC) t
+JOIN assets a USING (asset_id) ORDER BY age_s
 """
 _RUNNING = """
-SELECT n.name, array_agg(u.lane ORDER BY u.lane) AS lanes,
+SELECT n.name, u.node, array_agg(u.lane ORDER BY u.lane) AS lanes,
   extract(epoch FROM now() - min(u.started_at))::float8 AS for_s
-FROM units u JOIN asset_names n USING (asset_id) WHERE u.run_id = %(run)s AND u.state = 'running'
-GROUP BY n.asset_id, n.name ORDER BY for_s DESC LIMIT %(shown)s
+FROM (SELECT asset_id, lane, node, started_at FROM units WHERE run_id = %(run)s AND state = 'running') u
+CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = u.asset_id) n
+GROUP BY u.asset_id, n.name, u.node ORDER BY for_s DESC
 """
-# Every unit of a row carries the timings of the whole row.
+# Every unit of a row carries the timings and the pace of the whole row.
 _SLOWEST = """
-SELECT n.name, t.media_s, t.seconds, t.media_s / t.seconds AS x_realtime, t.stage, t.stage_s FROM (
-  SELECT u.asset_id, a.duration_ms / 1000.0 AS media_s, sum(value::float8) AS seconds,
-    (array_agg(key ORDER BY value::float8 DESC))[1] AS stage, max(value::float8) AS stage_s
-  FROM (SELECT DISTINCT ON (asset_id) asset_id, detail->'timings' AS timings FROM units
-        WHERE run_id = %(run)s AND state = 'done' ORDER BY asset_id, finished_at DESC) u
-  JOIN assets a USING (asset_id) CROSS JOIN LATERAL jsonb_each_text(u.timings)
-  WHERE a.duration_ms > 0 GROUP BY u.asset_id, a.duration_ms HAVING sum(value::float8) > 0
-  ORDER BY a.duration_ms / sum(value::float8) LIMIT %(shown)s) t
-CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = t.asset_id) n ORDER BY x_realtime
+SELECT n.name, a.duration_ms / 1000.0 AS media_s, t.seconds, t.x_realtime, t.stage, t.stage_s FROM (
+  SELECT DISTINCT ON (u.asset_id) u.asset_id, u.pace::float8 AS x_realtime, s.*
+  FROM (SELECT asset_id, pace, detail->'timings' AS timings FROM units
+        WHERE run_id = %(run)s AND state = 'done' AND pace IS NOT NULL ORDER BY pace LIMIT %(few)s) u
+  CROSS JOIN LATERAL (SELECT sum(value::float8) AS seconds, max(value::float8) AS stage_s,
+    (array_agg(key ORDER BY value::float8 DESC))[1] AS stage FROM jsonb_each_text(u.timings)) s
+  ORDER BY u.asset_id, u.pace) t
+JOIN assets a USING (asset_id) CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = t.asset_id) n
+ORDER BY t.x_realtime LIMIT %(shown)s
 """
 
 
 def run_view(conn: psycopg.Connection[Any], run: Row) -> Row:
-    """How far a run of `report.find_run` is: lanes, rates in hours per hour, time left, slowest, failures."""
+    """How far a run of `report.find_run` is: lanes, nodes, rates in hours per hour, time left, slowest, failures."""
     run_id, work = UUID(run["run_id"]), run["config"].get("work") or {}
     driver = run["state"] != "running" or is_held(conn, run_id)
     lives = driver and run["state"] != "dead"
-    prints = [lane + fingerprint for lane, fingerprint in work.get("prints", {}).items()]
-    values = {"run": run_id, "shown": SHOWN, "lives": lives, "prints": prints}
-    settled = _settled(conn, values, work)
+    prints = work.get("prints", {})
+    values = {
+        "run": run_id, "shown": SHOWN, "lives": lives, "few": (RATE_ASSETS + 1) * 2 * len(LANES),
+        "window": RATE_WINDOW_S, "both": [lane + fingerprint for lane, fingerprint in prints.items()],
+    }  # fmt: skip
+    [times] = dicts(conn, _ENDED, values)
+    values["at"] = times["at"]
+    latest = dicts(conn, _LATEST, values)
+    running = dicts(conn, _RUNNING, values) if lives else []
+    counted = counts.of_run(conn, run_id)
+    elapsed_s = (times["at"] - times["began"]).total_seconds() if times["at"] and times["began"] else 0.0
     return {
         **{name: run[name] for name in ("run_id", "kind", "state", "started_at", "finished_at", "planned", "summary")},
         "driver": driver,
-        "lanes": _run_lanes(conn, values, work.get("lanes") or {}),
-        **settled,
-        "running": dicts(conn, _RUNNING, values) if lives else [],
+        "lanes": _run_lanes(counted, work.get("lanes") or {}),
+        "nodes": nodes_of(counted, latest, running, elapsed_s),
+        **_settled(conn, values, work, latest, elapsed_s),
+        "running": running[:SHOWN],
         "slowest": dicts(conn, _SLOWEST, values),
         "failures": _last_failures(conn, run["run_id"]),
     }
 
 
-def _run_lanes(conn: psycopg.Connection[Any], values: Row, totals: Mapping[str, int]) -> list[Row]:
-    found = {row["lane"]: row for row in dicts(conn, _RUN_LANES, values)}
-    none = dict.fromkeys(("done", "running", "failed", "skipped", "retrying"), 0)
+def nodes_of(counted: Counted, latest: Sequence[Row], running: Sequence[Row], elapsed_s: float) -> list[Row]:
+    """Per node that claimed for the run, by name: rows at work, the oldest, units done and failed, media, rate, quiet.
+
+    `media_s` counts a row for each root lane. `quiet_s` is the time since the node last settled or took anything;
+    None: longer than what is looked at. `is_silent`: it has work, and was quiet longer than all others by far.
+    """
+    nodes = []
+    for name in sorted({node for node, _, _ in counted if node is not None}):
+        mine = {(lane, state): of for (node, lane, state), of in counted.items() if node == name}
+        at_work = [row["for_s"] for row in running if row["node"] == name]
+        media_s = sum(ms for (lane, state), (_, ms) in mine.items() if state == "done" and lane in ROOTS) / 1000
+        signs = [row["age_s"] for row in latest if row["node"] == name] + at_work
+        nodes.append(
+            {
+                "node": name,
+                "running": len(at_work),
+                "oldest_s": max(at_work, default=None),
+                "done": sum(units for (_, state), (units, _) in mine.items() if state == "done"),
+                "failed": sum(units for (_, state), (units, _) in mine.items() if state == "failed"),
+                "media_s": media_s,
+                "hours_per_hour": media_s / elapsed_s if elapsed_s else None,
+                "quiet_s": min(signs, default=None),
+            }
+        )
+    return [{**node, "is_silent": _is_silent(node, nodes)} for node in nodes]
+
+
+def _is_silent(node: Row, nodes: Sequence[Row]) -> bool:
+    others = [other["quiet_s"] for other in nodes if other is not node and other["quiet_s"] is not None]
+    if not node["running"] or not others:
+        return False
+    return node["quiet_s"] > max(SILENT_S, SILENT_TIMES * max(others))
+
+
+def _run_lanes(counted: Counted, totals: Mapping[str, int]) -> list[Row]:
+    found: Counter[tuple[str, str]] = Counter()
+    for (_, lane, state), (units, _) in counted.items():
+        found[lane, state] += units
+    named = {"done": "done", "running": "running", "failed": "failed", "skipped": "skipped", "retrying": "pending"}
+    seen = {lane for lane, _ in found} | totals.keys()
     return [
-        {"lane": lane, **none, **found.get(lane, {}), "total": totals.get(lane)}
+        {"lane": lane, **{name: found[lane, state] for name, state in named.items()}, "total": totals.get(lane)}
         for lane in LANES
-        if lane in {**totals, **found}
+        if lane in seen
     ]
 
 
-def _settled(conn: psycopg.Connection[Any], values: Row, work: Mapping[str, Any]) -> Row:
-    [whole] = dicts(
-        conn,
-        _SETTLED + "SELECT count(*) AS settled, coalesce(sum(media_s), 0)::float8 AS settled_s,"
-        " coalesce(sum(media_s) FILTER (WHERE NOT failed), 0)::float8 AS media_s,"
-        " (SELECT extract(epoch FROM (SELECT at FROM ended) - min(u.started_at))::float8 FROM units u"
-        "   WHERE u.run_id = %(run)s) AS elapsed_s FROM timed",
-        values,
-    )
-    latest = conn.execute(
-        (
-            _SETTLED
-            + "SELECT age_s, media_s::float8 FROM (SELECT *, row_number() OVER (ORDER BY age_s) AS n FROM timed) t"
-            " WHERE n <= %(count)s OR age_s <= %(window)s ORDER BY age_s"
-        ).encode(),
-        {**values, "count": RATE_ASSETS + 1, "window": RATE_WINDOW_S},
-    )
-    elapsed_s = whole["elapsed_s"] or 0.0
-    now = rate_now([Settled(*row) for row in latest], elapsed_s)
-    left_s = None if "media_s" not in work else max(0.0, work["media_s"] - whole["settled_s"])
+def _settled(
+    conn: psycopg.Connection[Any], values: Row, work: Mapping[str, Any], latest: Sequence[Row], elapsed_s: float
+) -> Row:
+    [whole] = dicts(conn, _SETTLED, values)
+    settled_s, media_s = float(whole["settled_s"]), float(whole["media_s"])
+    recent = [Settled(row["age_s"], float(row["media_s"])) for row in latest if row["is_settled"]]
+    now = rate_now(recent, elapsed_s)
+    left_s = None if "media_s" not in work else max(0.0, work["media_s"] - settled_s)
     return {
         "settled": whole["settled"] + work.get("settled", 0),
-        "media_s": whole["media_s"],
+        "media_s": media_s,
         "elapsed_s": elapsed_s,
         "hours_per_hour_now": now,
-        "hours_per_hour": whole["media_s"] / elapsed_s if elapsed_s else None,
+        "hours_per_hour": media_s / elapsed_s if elapsed_s else None,
         "left_media_s": left_s,
         "eta_s": left_s / now if values["lives"] and now and left_s is not None else None,
     }

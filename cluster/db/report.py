@@ -107,7 +107,8 @@ def runs_table(conn: psycopg.Connection[Any], limit: int = 10, offset: int = 0) 
     """The latest runs after so many, newest first."""
     return dicts(
         conn,
-        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary FROM runs"
+        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary, job, cancel_asked_at"
+        " FROM runs"
         " ORDER BY started_at DESC, run_id LIMIT %(limit)s OFFSET %(offset)s",
         {"limit": limit, "offset": offset},
     )
@@ -117,7 +118,8 @@ def find_run(conn: psycopg.Connection[Any], prefix: str) -> dict[str, Any]:
     """The one run whose id begins with `prefix`; `UsageError` for none or several."""
     rows = dicts(
         conn,
-        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary, config FROM runs"
+        "SELECT run_id::text AS run_id, kind, state, started_at, finished_at, planned, summary, config, job,"
+        " cancel_asked_at FROM runs"
         " WHERE run_id::text LIKE %(prefix)s || '%%' LIMIT 2",
         {"prefix": prefix},
     )

@@ -14,18 +14,20 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cluster.db.copy import stage_rows
+from cluster.db.counts import FOLD_EVERY, fold
 from cluster.db.crash_claims import forget_claims
-from cluster.db.ledger import charge_unit, fail_units, postpone_units
 from cluster.db.local_voices import spans_of, without_forgotten, write_ghosts, write_local_voices
 from cluster.db.pictures import write_frames, write_image_vectors
 from cluster.db.register import add_failure
 from cluster.db.runs import pass_gate
+from cluster.db.settling import charge_unit, fail_units, postpone_units
 from cluster.db.spaces import Space
 from cluster.db.speakers.carry import lock_naming, remember, resettle
 from cluster.errors import FailureClass
 from cluster.faults import FaultPoint, reach
 from cluster.lanes import PARENT, SPACE_OF_LANE, children
 from cluster.retry import next_try_s
+from cluster.tally import TALLY
 from cluster.types import errors_of
 
 Row = Mapping[str, Any]
@@ -66,6 +68,10 @@ def commit_row(
         forget_claims(conn, run_id, row["asset_id"], row.get("root"))
         reach(FaultPoint.UNITS_SETTLED, row["uri"])
     reach(FaultPoint.COMMITTED, row["uri"])
+    TALLY.written.update({lane: len(row[_OUTPUT[lane]]) for lane in done})
+    TALLY.voice_cache_hits += (row.get("voice_cache_hits") or 0) if "voices" in done else 0
+    if row["asset_id"] % FOLD_EVERY == 0:
+        fold(conn)
     return outcome
 
 
@@ -127,15 +133,18 @@ def _record_failures(
 
 def _finish(conn: psycopg.Connection[Any], row: Row, unit: Row, space: Space | None) -> None:
     lane = unit["lane"]
-    detail: dict[str, Any] = {"timings": {t["stage"]: round(t["seconds"], 3) for t in row["timings"] or ()}}
+    timings = {t["stage"]: round(t["seconds"], 3) for t in row["timings"] or ()}
+    detail: dict[str, Any] = {"timings": timings}
     if space is not None:
         detail["space_id"] = space.space_id
     if lane in _DETAIL:
         detail[_DETAIL[lane]] = row.get(_DETAIL[lane])
     conn.execute(
         "UPDATE units SET state = 'done', outputs = %s, detail = %s, finished_at = now(), reason = NULL,"
-        " attempts = 0 WHERE asset_id = %s AND lane = %s AND fingerprint = %s",
-        (len(row[_OUTPUT[lane]]), Jsonb(detail), row["asset_id"], lane, unit["fingerprint"]),
+        " attempts = 0, pace = (SELECT a.duration_ms / 1000.0 / nullif(%s, 0) FROM assets a"
+        "   WHERE a.asset_id = units.asset_id AND a.duration_ms > 0)"
+        " WHERE asset_id = %s AND lane = %s AND fingerprint = %s",
+        (len(row[_OUTPUT[lane]]), Jsonb(detail), sum(timings.values()), row["asset_id"], lane, unit["fingerprint"]),
     )
 
 

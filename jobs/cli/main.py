@@ -10,7 +10,9 @@ import typer
 from cluster.errors import RushesError, UsageError
 from jobs.cli import (
     assets,
+    backfill,
     bench,
+    calibrate,
     config,
     db,
     doctor,
@@ -26,6 +28,7 @@ from jobs.cli import (
     plan,
     profiles,
     reembed,
+    runs,
     search,
     serve,
     show,
@@ -43,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("ingest")(ingest.ingest)
+app.command("backfill")(backfill.backfill)
 app.command("reembed")(reembed.reembed)
 app.command("status")(status.status)
 app.command("forget")(assets.forget)
@@ -51,9 +55,11 @@ app.command("show")(show.show)
 app.command("export")(export.export)
 app.command("import")(imports.import_files)
 app.command("plan")(plan.plan)
+app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.add_typer(assets.app, name="assets")
+app.add_typer(runs.app, name="runs")
 app.add_typer(failures.app, name="failures")
 app.add_typer(frames.app, name="frames")
 app.add_typer(images.app, name="images")

@@ -108,9 +108,7 @@ def run_line(view: dict[str, Any]) -> str:
 
 
 def run_lines(view: dict[str, Any]) -> list[str]:
-    """A run as a table by lane, with rates, what runs now, the slowest assets and the last failures."""
-    from jobs.summary import duration
-
+    """A run as a table by lane, with rates, by node, what runs now, the slowest assets, the last failures."""
     lines = [run_line(view)]
     if view["lanes"]:
         header = ["lane", "done", "total", "running", "failed", "skipped", "to retry"]
@@ -119,17 +117,35 @@ def run_lines(view: dict[str, Any]) -> list[str]:
             "",
             *table_lines(header, [["?" if row[n] is None else row[n] for n in names] for row in view["lanes"]]),
         ]
+    if view["nodes"]:
+        header = ["node", "at work", "oldest", "done", "failed", "h/h", "last sign"]
+        lines += ["", *table_lines(header, [_node_row(node) for node in view["nodes"]])]
     if view["running"]:
-        lines += ["", "running now:"]
-        lines += [
-            f"  {short_uri(r['name'])}: {', '.join(r['lanes'])} for {duration(r['for_s'])}" for r in view["running"]
-        ]
+        lines += ["", "running now:", *(f"  {_at_work(row)}" for row in view["running"])]
     if view["slowest"]:
         lines += ["", "slowest:", *(f"  {_slow(row)}" for row in view["slowest"])]
     if view["failures"]:
         lines += ["", "last failures:"]
         lines += [f"  {short_uri(r['uri'])}: {r['failure']} in {r['stage']}: {r['message']}" for r in view["failures"]]
     return lines
+
+
+def _node_row(node: dict[str, Any]) -> list[Any]:
+    from jobs.summary import duration
+
+    oldest, quiet, rate = node["oldest_s"], node["quiet_s"], node["hours_per_hour"]
+    return [
+        node["node"], node["running"], "" if oldest is None else duration(oldest), node["done"], node["failed"],
+        "" if rate is None else f"{rate:.1f}",
+        ("long ago" if quiet is None else f"{duration(quiet)} ago") + (", silent" if node["is_silent"] else ""),
+    ]  # fmt: skip
+
+
+def _at_work(row: dict[str, Any]) -> str:
+    from jobs.summary import duration
+
+    where = f" on {row['node']}" if row["node"] else ""
+    return f"{short_uri(row['name'])}: {', '.join(row['lanes'])} for {duration(row['for_s'])}{where}"
 
 
 def _state(view: dict[str, Any]) -> str:

@@ -54,10 +54,28 @@ class LaneProgress(BaseModel):
     retrying: int
 
 
+class NodeProgress(BaseModel):
+    """A node that claimed for the run; `media_s` counts the sound and the pictures of a film each.
+
+    `is_silent`: it has work and was quiet far longer than the others; `quiet_s` null: for longer than is looked at.
+    """
+
+    node: str
+    running: int
+    oldest_s: float | None
+    done: int
+    failed: int
+    media_s: float
+    hours_per_hour: float | None
+    quiet_s: float | None
+    is_silent: bool
+
+
 class Running(BaseModel):
-    """An asset at work, and for how long."""
+    """An asset at work, where, and for how long."""
 
     name: str
+    node: str | None
     lanes: list[str]
     for_s: float
 
@@ -89,6 +107,7 @@ class RunProgress(Run):
 
     driver: bool
     lanes: list[LaneProgress]
+    nodes: list[NodeProgress]
     settled: int
     media_s: float
     elapsed_s: float
