@@ -103,21 +103,57 @@ def device_used_gib() -> float | None:
     return (total - free) / 2**30
 
 
+class Sampler:
+    """Looks at the first GPU every 50 ms while the block runs; without one it sees nothing.
+
+    A look is a moment of `time.monotonic()`, the GiB that are taken by anybody, and the device's busy share where
+    NVML tells.
+    """
+
+    def __init__(self) -> None:
+        self.looks: list[tuple[float, float, float | None]] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def peak_gib(self, since: float = 0.0, till: float = float("inf")) -> float | None:
+        """The most that was taken between two moments; None without a look."""
+        return max((taken for at, taken, _ in self.looks if since <= at <= till), default=None)
+
+    def busy(self, since: float = 0.0, till: float = float("inf")) -> float | None:
+        """The mean busy share between two moments; None where nobody knows."""
+        found = [busy for at, _, busy in self.looks if busy is not None and since <= at <= till]
+        return sum(found) / len(found) if found else None
+
+    def _watch(self) -> None:
+        while (taken_gib := device_used_gib()) is not None:
+            busy = _utilization()
+            self.looks.append((time.monotonic(), taken_gib, busy[0] / 100 if busy else None))
+            if self._done.wait(SAMPLE_EVERY_S):
+                return
+
+
 class Meter:
     """Measures the block it is wrapped around; `use` is there afterwards."""
 
     def __init__(self, idle_gib: float | None) -> None:
         """`idle_gib` is what was taken on the GPU before the model was loaded; None without one."""
         self._idle_gib = idle_gib
-        self._peak_gib = idle_gib or 0.0
-        self._busy: list[int] = []
-        self._done = threading.Event()
-        self._sampler = threading.Thread(target=self._watch, daemon=True)
+        self._sampler = Sampler()
         self.use = Use(0.0, 0.0, None, None)
 
     def __enter__(self) -> Self:
         if self._idle_gib is not None:
-            self._sampler.start()
+            self._sampler.__enter__()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
@@ -125,20 +161,12 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         wall_s, cpu_s = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        self._done.set()
         if self._idle_gib is None:
             self.use = Use(wall_s, cpu_s, None, None)
             return
-        self._sampler.join()
-        busy = sum(self._busy) / len(self._busy) / 100 if self._busy else None
-        self.use = Use(wall_s, cpu_s, self._peak_gib - self._idle_gib, busy)
-
-    def _watch(self) -> None:
-        while True:
-            self._peak_gib = max(self._peak_gib, device_used_gib() or 0.0)
-            self._busy += _utilization()
-            if self._done.wait(SAMPLE_EVERY_S):
-                return
+        self._sampler.__exit__(kind, error, traceback)
+        peak_gib = max(self._idle_gib, self._sampler.peak_gib() or 0.0)
+        self.use = Use(wall_s, cpu_s, peak_gib - self._idle_gib, self._sampler.busy())
 
 
 def _utilization() -> list[int]:

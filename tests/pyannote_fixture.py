@@ -36,26 +36,33 @@ CONFIG = {
 }
 
 
-def build_pipeline(folder: Path, mel_bins: int = MEL_BINS) -> Path:
-    """Write config.yaml, segmentation/, embedding/ and plda/ into `folder`; seeded."""
+def build_pipeline(
+    folder: Path, mel_bins: int = MEL_BINS, width: int = 16, layers: int = 1, pauses: bool = True
+) -> Path:
+    """Write config.yaml, segmentation/, embedding/ and plda/ into `folder`; seeded.
+
+    `width` and `layers` are those of the segmentation's LSTM. Without `pauses` it hears somebody at every moment.
+    """
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        _save(_segmentation(), folder / "segmentation")
+        _save(_segmentation(width, layers, pauses), folder / "segmentation")
         _save(_embedding(mel_bins), folder / "embedding")
     _save_plda(folder / "plda")
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG), "utf-8")
     return folder
 
 
-def _segmentation() -> Any:
+def _segmentation(width: int, layers: int, pauses: bool) -> Any:
     import torch
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.segmentation import PyanNet
 
-    model = PyanNet(lstm={"hidden_size": 16, "num_layers": 1}, linear={"hidden_size": 16, "num_layers": 1})
+    model = PyanNet(
+        lstm={"hidden_size": width, "num_layers": layers}, linear={"hidden_size": width, "num_layers": min(2, layers)}
+    )
     model.specifications = Specifications(
         problem=Problem.MONO_LABEL_CLASSIFICATION,
         resolution=Resolution.FRAME,
@@ -68,7 +75,7 @@ def _segmentation() -> Any:
     # sharper than initial weights and without overlap, so that clustering gets vectors to work on
     with torch.no_grad():
         model.classifier.weight.mul_(40)
-        model.classifier.bias.copy_(torch.tensor([0.0] * 4 + [-1000.0] * 3))
+        model.classifier.bias.copy_(torch.tensor([0.0 if pauses else -1000.0] + [0.0] * 3 + [-1000.0] * 3))
     return model
 
 
