@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-plain test-ray lint docs lock bench chaos clean
+.PHONY: install demo test test-plain test-ray lint docs lock bench chaos hosts scale clean
 
 install: $(STAMP)
 
@@ -66,12 +66,23 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.serve_search
 	$(PY) -m benchmarks.serve_overload
 	$(PY) -m benchmarks.ingest
+	$(PY) -m benchmarks.gpu
 	@echo 'beside infinity-emb: $(PY) -m benchmarks.serve --infinity VENV/bin/infinity_emb'
 
 # Kill drivers, actors, writers, decoders, connections and servers N times each (27 meet every point), a quarter of a minute a run.
 N ?= 27
 chaos: $(STAMP)
 	$(PY) -m benchmarks.chaos --runs $(N)
+
+# A backfill on four hosts (network namespaces, so root) that are lost one after the other; two minutes a run.
+hosts: $(STAMP)
+	$(PY) -m benchmarks.hosts --runs $(N)
+
+# The engine with stages that replay timings: a quarter of an hour for each number of GPUs; then a million units.
+scale: $(STAMP)
+	$(PY) -m benchmarks.scale --gpus 1,2,4,8
+	$(PY) -m benchmarks.scale_ledger
+	$(PY) -m benchmarks.long_asset
 
 clean:
 	rm -rf $(VENV) demo
