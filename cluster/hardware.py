@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,6 +124,17 @@ def labels_for(named: Iterable[str], cards_there: Iterable[str]) -> dict[str, st
     if wanted == {CPU}:
         return {ACCELERATOR_LABEL: f"!in({_accelerators(cards_there)})"} if set(cards_there) - {CPU} else {}
     return {ACCELERATOR_LABEL: f"in({_accelerators(wanted)})"}
+
+
+def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether a node with `labels` is one that a selector of `labels_for` means, as Ray reads it."""
+    return all(_selects(wanted, labels.get(name, "")) for name, wanted in selector.items())
+
+
+def _selects(wanted: str, label: str) -> bool:
+    bare = wanted.removeprefix("!")
+    named = bare.removeprefix("in(").removesuffix(")").split(",") if bare.startswith("in(") else [bare]
+    return (label in named) != wanted.startswith("!")
 
 
 def _accelerators(named: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from cluster import node_check
 from cluster.doctor import Check, Finding, Found, failed
 from cluster.errors import RushesError
+from cluster.hardware import selects
 from cluster.node_check import Ask
 from cluster.plan import Group
 from cluster.profiles import ALL_ROLES
@@ -91,8 +92,8 @@ def _used(groups: Sequence[Group], nodes: Sequence[LiveNode]) -> Mapping[bool, l
 
 
 def _fits(group: Group, node: LiveNode) -> bool:
-    labels = all(node.labels.get(name) == value for name, value in group.labels.items())
-    return labels and group.cpus_each <= node.cpus and group.gpus_each <= node.gpus
+    here = selects(group.labels, node.labels)
+    return here and group.cpus_each <= node.cpus and group.gpus_each <= node.gpus
 
 
 def _troubles(node: LiveNode, answer: list[Finding] | RushesError) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from cluster.errors import RushesError, first_line, last_line
+from cluster.hardware import selects
 from cluster.plan import Group
 
 ROOM_WAIT_S = 20.0
@@ -46,13 +47,14 @@ def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
     """
     import ray
 
+    labels = {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
     _check_nodes(groups, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     deadline = time.monotonic() + wait_s
     while True:
         missing = missing_room(groups, ray.available_resources())
         # Ray has no public name for what is free on each node.
         free = ray._private.state.available_resources_per_node()
-        homeless = without_node(groups, list(free.values()))
+        homeless = without_node(groups, list(free.values()), [labels.get(name, {}) for name in free])
         if not missing and not homeless:
             return
         if time.monotonic() >= deadline:
@@ -91,13 +93,19 @@ def missing_room(groups: Sequence[Group], free: Mapping[str, float]) -> list[tup
     ]
 
 
-def without_node(groups: Sequence[Group], free: Sequence[Mapping[str, float]]) -> list[tuple[Group, int]]:
-    """How many actors of each group find no node, the largest ones placed first: an actor is never split."""
+def without_node(
+    groups: Sequence[Group], free: Sequence[Mapping[str, float]], labels: Sequence[Mapping[str, str]]
+) -> list[tuple[Group, int]]:
+    """How many actors of each group find no node, the largest ones placed first: an actor is never split.
+
+    `labels` are those of the nodes whose resources are `free`.
+    """
     left = [[node.get("CPU", 0.0) + 1e-6, node.get("GPU", 0.0) + 1e-6] for node in free]
     lacking = []
     for group in sorted(groups, key=lambda one: (-one.gpus_each, -one.cpus_each)):
+        meant = [room for room, here in zip(left, labels, strict=True) if selects(group.labels, here)]
         for placed in range(group.actors):
-            node = next((one for one in left if group.cpus_each <= one[0] and group.gpus_each <= one[1]), None)
+            node = next((one for one in meant if group.cpus_each <= one[0] and group.gpus_each <= one[1]), None)
             if node is None:
                 lacking.append((group, group.actors - placed))
                 break

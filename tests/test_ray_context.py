@@ -10,7 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cluster.errors import RushesError
+from cluster.hardware import labels_for
 from cluster.plan import Group
+from cluster.plan_types import ACCELERATOR_LABEL
 from cluster.settings import load_settings
 from jobs.ray_context import knock, no_progress_timeout_s
 from jobs.ray_errors import _check_nodes, missing_room, without_node
@@ -46,12 +48,12 @@ def test_what_has_no_room_is_named_with_its_sum():
 def test_actors_that_fit_only_in_the_sum_are_told_how_many_find_no_node():
     groups = (Group("hear", (), 3, 0.6, 1), Group("speak", (), 2, 0.4, 1))
     free = [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
-    assert without_node(groups, free) == []
+    assert without_node(groups, free, [{}] * len(free)) == []
     four = (Group("hear", (), 4, 0.6, 1),)
     assert missing_room(four, {"CPU": 3.0}) == []
-    assert without_node(four, free) == [(four[0], 1)]
+    assert without_node(four, free, [{}] * len(free)) == [(four[0], 1)]
     shares = (Group("hear", (), 2, 0.1, 1, 0.6),)
-    assert without_node(shares, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}]) == [(shares[0], 1)]
+    assert without_node(shares, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}], [{}, {}]) == [(shares[0], 1)]
 
 
 def test_an_actor_that_fits_on_no_node_is_refused_at_once():
@@ -59,3 +61,12 @@ def test_an_actor_that_fits_on_no_node_is_refused_at_once():
     _check_nodes([Group("speak", (), 1, 8.0, 1, 0.45)], nodes)
     with pytest.raises(RushesError, match=r"one speak actor of 32 CPU, 0.45 GPU fits on no node \(64 CPU and 0 GPU, 8"):
         _check_nodes([Group("speak", (), 1, 32.0, 1, 0.45)], nodes)
+
+
+def test_an_actor_finds_place_only_on_nodes_that_its_labels_mean():
+    labels = labels_for(["l4"], ["l4"])
+    group = Group("hear", (), 2, 1.0, 1, labels=labels)
+    free = [{"CPU": 4.0}, {"CPU": 1.0}]
+    assert without_node([group], free, [{}, {ACCELERATOR_LABEL: "L4"}]) == [(group, 1)]
+    others = Group("look", (), 2, 1.0, 1, labels=labels_for(["cpu"], ["l4"]))
+    assert without_node([others], free, [{ACCELERATOR_LABEL: "L4"}, {}]) == [(others, 1)]
