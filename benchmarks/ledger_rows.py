@@ -24,13 +24,15 @@ DIMENSIONS = {"voice": 256, "text": 384, "image": 512}
 SEED = 8
 # English words are about as long, and no text repeats itself.
 LETTERS, WORD_LETTERS = "etaoinshrdlucmfw", (2, 9)
+# Of the finished assets, one in so many has a failed unit of this lane: some part of an archive is always broken.
+FAILED_EVERY, FAILED_LANE = 20, "images"
 _TIMINGS = '{"timings": {"decode": 1.2, "speech_activity": 3.4, "transcribe": 31.0, "diarize": 9.5, "voices": 4.1}}'
 
 Connection = psycopg.Connection[Any]
 
 
 def fill(conn: Connection, run_id: uuid.UUID, assets: int, pending: int) -> None:
-    """So many films of one to ten minutes, each with one source and five units, done by one run but those pending."""
+    """So many films of one to ten minutes, each with a source and five units: pending, failed, or done by one run."""
     conn.execute(
         "INSERT INTO assets (sha256, byte_size, media_kind, audio_stream, duration_ms, recorded_at)"
         " SELECT sha256(i::text::bytea), 1000000 + i, 'video', 0, 60000 + i * 7919 %% 540000,"
@@ -54,6 +56,13 @@ def fill(conn: Connection, run_id: uuid.UUID, assets: int, pending: int) -> None
         "UPDATE units SET state = 'pending', run_id = NULL, node = NULL, outputs = NULL, pace = NULL,"
         " started_at = NULL, finished_at = NULL, detail = '{}' WHERE asset_id <= %s",
         (pending,),
+    )
+    conn.execute(
+        "WITH broken AS (UPDATE units SET state = 'failed', reason = 'broken', outputs = NULL, pace = NULL"
+        " WHERE lane = %s AND asset_id > %s AND asset_id %% %s = 0 RETURNING *)"
+        " INSERT INTO failures (run_id, asset_id, lane, fingerprint, failure, stage, message)"
+        " SELECT run_id, asset_id, lane, fingerprint, 'bug', 'images', 'broken' FROM broken ORDER BY asset_id",
+        (FAILED_LANE, pending, FAILED_EVERY),
     )
     runs.finish_run(conn, run_id, "done", {})
     conn.execute("VACUUM ANALYZE")

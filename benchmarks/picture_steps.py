@@ -130,9 +130,7 @@ class Steps:
     def _registered(self, folder: Path) -> Iterable[tuple[int, float]]:
         files = list_inputs([str(folder)], [], None, lambda _: False).files
         moments = [time.perf_counter()]
-        found = register(
-            self.session, files, node_cache(self.settings), lambda _: moments.append(time.perf_counter())
-        )
+        found = register(self.session, files, node_cache(self.settings), lambda _: moments.append(time.perf_counter()))
         self.session.run(lambda conn: ledger.ensure_units(conn, found.assets, self.prints, LANES))
         took_s = [after - before for before, after in pairwise(moments)]
         return zip(found.asset_ids.values(), took_s, strict=True)

@@ -226,6 +226,9 @@ def about() -> dict[str, Any]:
         "recorded_on": "two CPU cores (ingest.json, images.json); there was no GPU: transcribe, diarize, voices and "
         f"texts are scaled by one factor so that hearing takes {replay.HEARD_X_REALTIME:g}x real time per GPU",
         "clock": "divides the sleeps alone: what the engine itself takes counts as many times",
+        "driver_cpu": "per asset at this clock: what the driver takes for each row is all there, what its loop takes "
+        "per second, rows or no rows, is there once, and at clock 1 as many times as the clock says "
+        "(driver_cpu_cores bounds it)",
         "lengths": f"log-normal, sigma {lengths.SIGMA:.2f}, mean {lengths.MEAN_S:g} s, cut at {lengths.LONGEST_S:g} s, "
         f"seed {SEED}; one asset in {FILMS_EVERY} has pictures",
         "left_out": "media, models, the sound that hops between pools, the vector index after the load",

@@ -17,9 +17,6 @@ from cluster.plan_types import ACCELERATOR_LABEL, Node
 CPU = "cpu"
 DRIVER = Path("/proc/driver/nvidia/gpus")
 MOST_NODES = 256
-_WORD = re.compile(
-    r"(?P<kind>[a-z0-9-]+?)(x(?P<cards>\d+))?(:(?P<count>\d+))?(:(?P<cpus>\d+))?(:(?P<gib>\d+(\.\d+)?))?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +91,23 @@ def parse_nodes(text: str) -> list[Node]:
     return nodes
 
 
+@cache
+def _pattern() -> re.Pattern[str]:
+    # By the names that there are: `rtx4090` is no node of 4,090 cards.
+    names = "|".join(map(re.escape, kinds()))
+    return re.compile(
+        rf"(?P<kind>{names})(x(?P<cards>\d+))?(:(?P<count>\d+))?(:(?P<cpus>\d+))?(:(?P<gib>\d+(\.\d+)?))?"
+    )
+
+
 def _nodes(word: str, before: int) -> list[Node]:
-    found = _WORD.fullmatch(word.lower())
-    kind = kinds().get(found["kind"]) if found else None
-    if found is None or kind is None:
+    found = _pattern().fullmatch(word.lower())
+    if found is None:
         raise UsageError(
             f"no node type {word!r}: write KIND[xCARDS][:COUNT[:CPUS[:GIB]]], such as h200:4 or h200x8:2; "
             f"known: {known()}"
         )
+    kind = kinds()[found["kind"]]
     cards, count = int(found["cards"] or 1), int(found["count"] or 1)
     cpus = int(found["cpus"]) if found["cpus"] else kind.cpus * cards
     memory_gib = float(found["gib"]) if found["gib"] else kind.memory_gib * cards

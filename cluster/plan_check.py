@@ -20,9 +20,11 @@ def check(plan: Plan, nodes: Sequence[Node], max_connections: int | None) -> Pla
     _check_connections(plan, max_connections)
     if plan.runner != "ray":
         return replace(plan, max_connections=max_connections)
-    _check_cards(plan.groups, nodes)
+    check_cards(plan.groups, nodes)
     _check_cpus(plan.groups, nodes)
     rooms = place(plan.groups, nodes)
+    for room in rooms:
+        _check_room(plan.groups, room)
     _check_deadlock(plan.groups, nodes)
     return replace(plan, max_connections=max_connections, node_types=_types(plan.groups, rooms))
 
@@ -47,6 +49,18 @@ def _check_memory(group: Group, nodes: Sequence[Node]) -> None:
         raise PlanError(f"group {group.name} needs {group.gib_each:g} GiB, the {which} has {limit:.1f} GiB")
 
 
+def _check_room(groups: Sequence[Group], room: Room) -> None:
+    """The actors that were put on a node hold no more memory than it has."""
+    there = [(group, room.actors[group.name]) for group in groups if room.actors[group.name]]
+    needed = sum(count * group.gib_each for group, count in there)
+    if needed > room.node.memory_gib + EPSILON:
+        parts = " + ".join(f"{count} x {group.gib_each:g} {group.name}" for group, count in there)
+        raise PlanError(
+            f"{parts} = {needed:.1f} GiB exceed the {room.node.memory_gib:.1f} GiB of "
+            f"{room.node.name or room.node.kind or 'a node'}: lower the actors, or use a smaller profile"
+        )
+
+
 def _check_connections(plan: Plan, max_connections: int | None) -> None:
     if max_connections is not None and plan.connections + RESERVED_CONNECTIONS > max_connections:
         raise PlanError(
@@ -55,7 +69,7 @@ def _check_connections(plan: Plan, max_connections: int | None) -> None:
         )
 
 
-def _check_cards(groups: Sequence[Group], nodes: Sequence[Node]) -> None:
+def check_cards(groups: Sequence[Group], nodes: Sequence[Node]) -> None:
     """The heaviest mix of actors that Ray may put on a card, beside what is held; of unknown size: anything."""
     for node in nodes:
         smallest = min((gib for gib in node.gpu_gib if gib), default=0.0)

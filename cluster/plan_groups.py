@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from cluster.plan_check import check_cards
+from cluster.plan_place import place
 from cluster.plan_rates import Rates, actor_s, device_gib, process_gib
 from cluster.plan_types import (
     CPUS_TAKEN,
@@ -69,16 +72,12 @@ def on_cards(work: Work, nodes: Sequence[Node], stages: Sequence[str], rates: Ra
     cards, each = sum(node.cards for node in carded), _cpus_per_card(carded)
     heard, looked = split(stages)
     pools = [*_pools(heard, rates), *([_group("look", looked, rates)] if looked else [])]
+    beside = [group for group in pools if not group.device_gib_each]
+    on_card = [replace(group, actors=cards) for group in pools if group.device_gib_each]
+    free = free_share(nodes, [WEIGHTS[group.name] for group in on_card])
     # Decoding pictures keeps a core busy: several actors share what a card has for them.
     lookers = max(1, min(MOST_LOOKERS, int(each) // 3, _lookers_needed(pools, carded, rates)))
-    on_card = [
-        replace(group, actors=cards * (lookers if group.name == "look" else 1))
-        for group in pools
-        if group.device_gib_each
-    ]
-    beside = [group for group in pools if not group.device_gib_each]
-    free = free_share(nodes, [WEIGHTS[group.name] for group in on_card])
-    on_card = share_cards(on_card, carded, free)
+    lookers, on_card = _shared(on_card, carded, free, cards, lookers)
     part = CPUS_TAKEN / 2 if beside else CPUS_TAKEN
     taken = max(LEAST_CPUS, _down(part * each * cards / sum(group.actors for group in on_card)))
     on_card = [_with_cpus(group, taken) for group in on_card]
@@ -101,31 +100,57 @@ def free_share(nodes: Sequence[Node], shares: Sequence[float]) -> float:
     )
 
 
-def share_cards(groups: Sequence[Group], carded: Sequence[Node], free: float) -> list[Group]:
-    """Shares by weight, and never less than the part of the smallest card that an actor's memory is.
+def _shared(
+    groups: Sequence[Group], carded: Sequence[Node], free: float, cards: int, lookers: int
+) -> tuple[int, list[Group]]:
+    """The groups with their shares, and with as many actors for pictures per card, `lookers` at most, as fit."""
+    for count in range(lookers, 0, -1):
+        counted = [replace(group, actors=cards * count) if group.name == "look" else group for group in groups]
+        shared = share_cards(counted, carded, free)
+        with suppress(PlanError):
+            check_cards(shared, carded)
+            place(shared, carded)
+            return count, shared
+    return 1, shared
 
-    So whatever mix of actors Ray puts on a card, their memory fits. Where the sum does not fit, the weights stand and
-    the check says so.
+
+def share_cards(groups: Sequence[Group], carded: Sequence[Node], free: float) -> list[Group]:
+    """Shares by weight, and never less than the part of a card that an actor's memory is.
+
+    So whatever mix of actors Ray puts on a card, their memory fits. Recognition and torch get alike shares: Ray may
+    put two of either on one card, and every card has the same left. Where the sum does not fit, the weights stand
+    and the check says so.
     """
     cards = sum(node.cards for node in carded)
-    room_gib = min(
-        (gib - (node.held_gib if node.gpus_held else 0.0) for node in carded for gib in node.gpu_gib if gib),
-        default=0.0,
-    )
+    gib_a_share = _gib_a_share(carded)
     counts = {group.name: group.actors / cards for group in groups}
-    usual = {group.name: WEIGHTS[group.name] * free / counts[group.name] for group in groups}
+    weights = {name: WEIGHTS[name] / sum(WEIGHTS[each] for each in counts) for name in counts}
+    usual = {name: weights[name] * free / counts[name] for name in counts}
+    needed = {group.name: group.device_gib_each for group in groups}
+    most = max((gib for name, gib in needed.items() if name != "look"), default=0.0)
     least = {
-        group.name: (group.device_gib_each * free / room_gib if room_gib > 0 else 0.0) + 1 / SHARE_UNITS
-        for group in groups
+        name: ((gib if name == "look" else most) / gib_a_share if gib_a_share > 0 else 0.0) + 1 / SHARE_UNITS
+        for name, gib in needed.items()
     }
     shares = {name: max(usual[name], least[name]) for name in usual}
     if sum(shares[name] * counts[name] for name in shares) > free:
         rest = free - sum(least[name] * counts[name] for name in least)
-        weights = sum(WEIGHTS[name] for name in usual)
-        shares = {name: least[name] + rest * WEIGHTS[name] / weights / counts[name] for name in usual}
+        shares = {name: least[name] + rest * weights[name] / counts[name] for name in usual}
         if rest < 0:
             shares = usual
     return [replace(group, gpus_each=share_of(shares[group.name])) for group in groups]
+
+
+def _gib_a_share(carded: Sequence[Node]) -> float:
+    """The least memory that a whole share of a card stands for, on cards that others began too; 0: nobody knows."""
+    found = []
+    for node in carded:
+        card_gib = min((gib for gib in node.gpu_gib if gib), default=0.0)
+        if card_gib and node.free_share < 1:
+            found.append((card_gib - node.held_gib) / node.free_share)
+        if card_gib and (node.free_share == 1 or node.cards > 1):
+            found.append(card_gib)
+    return min(found, default=0.0)
 
 
 def share_of(share: float) -> float:

@@ -17,9 +17,18 @@ def knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), KNOCK_S).close()
     except OSError as error:
-        raise RushesError(no_cluster(address)) from error
+        raise RushesError(_absent(address)) from error
 
 
 def no_cluster(address: str) -> str:
-    """That there is none."""
+    """That there is none; where `knock` met somebody at HOST:PORT, that it is none that takes this process."""
+    if address.rpartition("://")[2].rpartition(":")[2].isdigit():
+        return (
+            f"what listens at {address} is no Ray cluster that takes this process: give the port of its control plane "
+            "(6379), and its token in ~/.ray/auth_token or by RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        )
+    return _absent(address)
+
+
+def _absent(address: str) -> str:
     return f"no Ray cluster at {address}: start one, or leave --address out"

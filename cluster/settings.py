@@ -6,17 +6,19 @@ import os
 import tomllib
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from cluster.errors import UsageError
+from cluster.hardware import parse_nodes
 from cluster.media.remote import refuse_secrets
 from cluster.profiles import ALL_ROLES, ModelChoice, choose, choose_optional
 
@@ -103,7 +105,18 @@ class PlanSettings(BaseModel):
 
     groups: tuple[GroupSettings, ...] = ()
     nodes: str | None = None
-    prices: dict[str, float] = Field(default_factory=dict)
+    prices: dict[str, Annotated[float, Field(ge=0, lt=1e9)]] = Field(default_factory=dict)
+
+    @field_validator("nodes")
+    @classmethod
+    def _known(cls, nodes: str | None) -> str | None:
+        """A cluster that is asked for nodes has read every source by then."""
+        try:
+            if nodes is not None:
+                parse_nodes(nodes)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return nodes
 
 
 def default_data_dir() -> Path:
@@ -224,6 +237,9 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise UsageError(_explain(error)) from error
+    except SettingsError as error:
+        # It names the field, and says nothing of the value.
+        raise UsageError(f"{error}: its variable holds no JSON; see docs/configuration.md") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"settings file {config_path()}: {error}") from error
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shlex
 import stat
 import sys
 import tomllib
@@ -34,15 +35,17 @@ def problems(path: Path, text: str) -> list[str]:
     """What is wrong with the deployment file at `path` that holds `text`, one line each."""
     found = [f"{name} is still to be filled in" for name in dict.fromkeys(PLACEHOLDER.findall(_code(text)))]
     found += [f"holds a secret: {_hidden(match)}" for match in SECRET.findall(text)]
-    for document in yaml.safe_load_all(text):
+    for document in list(yaml.safe_load_all(text)) or [None]:
         if not isinstance(document, dict):
             raise ValueError("no deployment file: a mapping is expected")
         if "cluster_name" in document:
             found += _of_ray_file(document)
-        elif "services" in document:
+        elif isinstance(document.get("services"), dict):
             found += _of_compose(document)
-        else:
+        elif "kind" in document:
             found += _of_kubernetes(document)
+        else:
+            raise ValueError("no deployment file: it has neither cluster_name, nor services, nor kind")
     return found + [f"{what} {has}, this checkout has {want}" for what, has, want in _versions(text) if has != want]
 
 
@@ -82,7 +85,8 @@ def _of_ray_file(config: dict[str, Any]) -> Iterator[str]:
             yield f"the dashboard listens beyond loopback, without --dashboard-host={LOOPBACK}: {command}"
         if "--num-cpus=0 " not in f"{command} ":
             yield f"the head offers CPUs, without --num-cpus=0: {command}"
-    yield from _of_mounts(config.get("file_mounts") or {})
+    mounts = config.get("file_mounts") or {}
+    yield from _of_mounts(mounts if isinstance(mounts, dict) else {})
 
 
 def _of_mounts(mounts: dict[str, str]) -> Iterator[str]:
@@ -114,23 +118,30 @@ def _of_kubernetes(document: dict[str, Any]) -> Iterator[str]:
     if document.get("kind") == "Secret":
         yield "holds a Secret: make it by hand (kubectl create secret)"
     for spec in ray_clusters(document):
-        name = f"{document['kind']} {document['metadata']['name']}"
+        name = f"{document['kind']} {(document.get('metadata') or {}).get('name', 'without name')}"
         if (spec.get("authOptions") or {}).get("mode") != "token":
             yield f"{name}: authOptions.mode is not token"
-        if spec.get("headGroupSpec", {}).get("rayStartParams", {}).get("num-cpus") != "0":
+        if ((spec.get("headGroupSpec") or {}).get("rayStartParams") or {}).get("num-cpus") != "0":
             yield f'{name}: the head offers CPUs, without num-cpus: "0"'
 
 
 def _of_compose(document: dict[str, Any]) -> Iterator[str]:
     for name, service in document["services"].items():
         command = service.get("command") or []
-        if command[:1] in (["ray"], ["rushes"]) and service.get("environment", {}).get("RAY_AUTH_MODE") != "token":
+        command = shlex.split(command) if isinstance(command, str) else command
+        if command[:1] in (["ray"], ["rushes"]) and _environment(service).get("RAY_AUTH_MODE") != "token":
             yield f"services.{name}: runs without RAY_AUTH_MODE: token"
         if "--head" in command and "--num-cpus=0" not in command:
             yield f"services.{name}: the head offers CPUs, without --num-cpus=0"
         for port in service.get("ports") or []:
             if not str(port).startswith(f"{LOOPBACK}:"):
                 yield f"services.{name}: port {port} is published beyond loopback: {LOOPBACK}:{port}"
+
+
+def _environment(service: dict[str, Any]) -> dict[str, str]:
+    """The environment of a service, which compose takes as a mapping or as a list of NAME=VALUE."""
+    given = service.get("environment") or {}
+    return given if isinstance(given, dict) else dict(one.partition("=")[::2] for one in given)
 
 
 def _versions(text: str) -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def on_each(
 ) -> Iterator[tuple[LiveNode, Any]]:
     """What `task(argument)` answers on each node, as it comes; a `RushesError` for one that fails or stays silent.
 
-    It takes no CPU of the node's, so that it runs beside actors that fill it.
+    `deadline_s` is that of all together. The task takes no CPU, so that it runs beside actors that fill the node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -56,8 +57,9 @@ def on_each(
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(argument): node
         for node in nodes
     }
+    ends = time.monotonic() + deadline_s
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=deadline_s)
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, ends - time.monotonic()))
         if not ready:
             for ref, node in waiting.items():
                 ray.cancel(ref, force=True)

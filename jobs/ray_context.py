@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cluster.environment import MODEL_ENV
-from cluster.errors import RushesError
+from cluster.errors import RushesError, UsageError
 from cluster.plan import Node
 from cluster.reach import knock, no_cluster
-from jobs.guard import LOAD_DEADLINE_S
+from jobs.guard import LOAD_DEADLINE_S, STDERR_FD
 from jobs.nodes import cluster_nodes
 from jobs.ray_watch import watched
 
@@ -69,16 +70,49 @@ def ray_session(*, address: str | None, cpus: int, niceness: int, object_store_b
 
 @contextmanager
 def prints_to(log_path: Path) -> Iterator[None]:
-    """Send what is printed to a log.
+    """Send what is printed to a log; what is written to `sys.stderr` goes where it went before.
 
-    Ray prints the death of every actor, with its traceback, to standard output, where `--json` answers;
-    log_to_driver does not silence it.
+    Ray prints the death of every actor, with its traceback, to standard output, where `--json` answers, and
+    warnings of its compiled part to the descriptor of standard error; log_to_driver does not silence them.
     """
-    with log_path.open("a", encoding="utf-8") as log, redirect_stdout(log):
+    with log_path.open("a", encoding="utf-8") as log, redirect_stdout(log), _errors_apart(log):
         yield
 
 
+@contextmanager
+def _errors_apart(log: TextIO) -> Iterator[None]:
+    """Descriptor 2 leads to the log; `sys.stderr` and the handlers that write to it lead where that did."""
+    python = sys.stderr
+    python.flush()
+    with open(os.dup(STDERR_FD), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
+        moved = _writes_to(python, STDERR_FD)
+        handlers = [
+            one
+            for one in logging.getLogger().handlers
+            if moved and isinstance(one, logging.StreamHandler) and one.stream is python
+        ]
+        for handler in handlers:
+            handler.setStream(terminal)
+        os.dup2(log.fileno(), STDERR_FD)
+        try:
+            with redirect_stderr(terminal if moved else python):
+                yield
+        finally:
+            os.dup2(terminal.fileno(), STDERR_FD)
+            for handler in handlers:
+                handler.setStream(python)
+
+
+def _writes_to(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except OSError:
+        return False
+
+
 def _join(address: str, common: dict[str, Any]) -> None:
+    if address.startswith(("http://", "https://")):
+        raise UsageError(f"{address} is the address of a dashboard: write HEAD:6379 or ray://HEAD:10001")
     knock(address)
     import ray
 

@@ -29,7 +29,9 @@ _HOW = (
 )
 _SECRETS = (
     re.compile(r"://[^/\s@]*:[^/\s@]+@"),
-    re.compile(r"(?i)[?&][^=&\s]*(password|passwd|secret|token|signature|access_?key)[^=&\s]*=[^&\s]"),
+    re.compile(r"(?i)[?&][^=&\s]*(passw|secret|token|signature|credential|key)[^=&\s]*=[^&\s]"),
+    # Shared access signatures of Azure.
+    re.compile(r"(?i)[?&](sig|sas)=[^&\s]"),
     re.compile(r"(?i)\bpassword\s*=\s*\S"),
 )
 _ID = re.compile(r"rushes-([0-9a-f]{12})-([1-9]\d*)")

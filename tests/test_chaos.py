@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
-from benchmarks.chaos import CHARGED, Outcome, disturbed, failed, parse, summed, undisturbed
+from benchmarks import hosts
+from benchmarks.chaos import CHARGED, Outcome, Verdict, disturbed, failed, parse, summed, undisturbed
 from benchmarks.chaos_blow import POINTS, Blow, Kind, Struck, draw
-from benchmarks.chaos_world import make_world
+from benchmarks.chaos_world import Ended, make_world
+from cluster.db.dump import Dump
 from cluster.faults import FaultPoint
 
 CLIPS = 3
@@ -80,3 +83,11 @@ def test_stages_in_the_driver_cannot_be_killed_apart_from_it():
     with pytest.raises(SystemExit):
         parse(["--runner", "inline"])
     assert parse(["--runner", "inline", "--kinds", "driver"]).kinds == [Kind.DRIVER]
+
+
+def test_a_run_that_ended_before_its_hosts_were_lost_proves_nothing():
+    same, ends = Verdict(Dump(), [], Counter()), [Ended(0, {"state": "nothing"}, "")]
+    for struck, problems in ((hosts.LOSSES, 0), (hosts.LOSSES[:2], 1), ((), 1)):
+        outcome = hosts.Outcome(hosts.draw(1, 1, 10), list(struck), commands=2)
+        hosts._judge(outcome, same, same, ends)
+        assert len(outcome.problems) == problems, outcome.problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
@@ -117,6 +118,31 @@ def test_the_check_as_a_program(ready, capsys, tmp_path):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no deployment file"),
+        ("foo: 1", "neither cluster_name, nor services, nor kind"),
+        ("services:", "neither cluster_name, nor services, nor kind"),
+        ("kind: RayCluster\nspec: {headGroupSpec: }", "RayCluster without name: the head offers CPUs"),
+        ("cluster_name: x\nfile_mounts: [a]", "nothing brings auth_token to the nodes"),
+        ("services: {head: {command: ray start --head, environment: [A=1]}}", "runs without RAY_AUTH_MODE: token"),
+        ("services: {head: {command: ray start --head}}", "the head offers CPUs"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_line(text, says, tmp_path, capsys):
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    assert main([str(path)]) in (1, 2)
+    told = capsys.readouterr()
+    assert says in told.out + told.err
+
+
+def test_an_environment_may_be_a_list():
+    service = "services: {head: {command: [ray, start], environment: [RAY_AUTH_MODE=token]}}"
+    assert problems(ROOT / "compose.yaml", service) == []
+
+
 @pytest.mark.parametrize("name", RAY_FILES)
 def test_every_node_runs_the_environment_and_takes_the_database_by_file(name):
     config = parsed(name)[0]
@@ -140,8 +166,18 @@ def test_the_settings_of_the_nodes_are_settings(monkeypatch, tmp_path):
     settings = load_settings(tmp_path / "rushes.toml")
     assert settings.database_url.get_secret_value() == "postgresql:///corpus"
     assert settings.store.startswith("s3://")
-    disk_bytes = parsed(RAY_FILES[0])[0]["available_node_types"]["gpu"]["node_config"]["BlockDeviceMappings"][0]
-    assert settings.cache_bytes < disk_bytes["Ebs"]["VolumeSize"] * 10**9 - 30 * 2**30
+    # The head's too: it registers, through a cache like every node's.
+    types = {name: parsed(name)[0]["available_node_types"] for name in CLOUDS}
+    disks_gb = {(name, kind): _disk_gb(types[name][kind]["node_config"]) for name in types for kind in types[name]}
+    assert len(disks_gb) == 6
+    small = {at: gb for at, gb in disks_gb.items() if settings.cache_bytes >= gb * 10**9 - 30 * 2**30}
+    assert small == {}
+
+
+def _disk_gb(node: dict[str, Any]) -> int:
+    if "disks" in node:
+        return node["disks"][0]["initializeParams"]["diskSizeGb"]
+    return node["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
 
 
 @pytest.mark.parametrize("name", RAY_FILES)

@@ -122,6 +122,22 @@ def test_a_full_disk_evicts_then_waits_then_gives_up(cache, monkeypatch):
     assert [path for path in cache.folder.iterdir() if path.name.startswith(".part")] == []
 
 
+@pytest.mark.parametrize("call", ["open", "fsync", "posix_fallocate"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_disk_that_is_lost_is_told_of_the_cache_and_tried_again(cache, monkeypatch, call, number):
+    def lost(*_: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, lost)
+        with pytest.raises(MediaResourceError, match=rf"cache folder {cache.folder} takes no files") as caught:
+            bring(cache, 1)
+    assert classify(caught.value) == "resource"
+    assert os.strerror(number).lower() in str(caught.value)
+    bring(cache, 1)
+    assert here(cache) == {1}
+
+
 def test_of_several_that_want_one_content_one_fetches_it(cache):
     fetched: list[int] = []
     gate = threading.Barrier(4)
@@ -202,7 +218,8 @@ for _ in range(40):
         return Fetched(sha, *copy)
     with holding(find, cache) as found:
         assert found.path.read_bytes() == data
-        assert cache.size_bytes() <= {cache.most_bytes}
+        with cache._alone():
+            assert cache.size_bytes() <= {cache.most_bytes}
 """
     workers = [subprocess.Popen([sys.executable, "-c", script, str(seed)], cwd=ROOT) for seed in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]

@@ -49,7 +49,7 @@ def test_tight_memory_splits_recognition_from_torch():
 
 def test_gpus_are_shared_by_fractions():
     plan = make_plan(LONG, [Node(16, 128, (80.0, 80.0))], CHAIN)
-    assert [(g.name, g.actors, g.gpus_each) for g in plan.groups] == [("hear", 2, 0.45), ("speak", 2, 0.45)]
+    assert [(g.name, g.actors, g.gpus_each) for g in plan.groups] == [("hear", 2, 0.5), ("speak", 2, 0.5)]
 
 
 def test_the_cards_of_this_machine_are_counted_unless_hidden_or_unwanted(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_a_backfill_takes_what_the_service_leaves_of_each_card():
     assert sum(g.actors * g.gpus_each for g in beside.groups) <= 2 - 0.25
     assert "beside 0.25 that the service or others hold" in beside.why
     full_card_and_a_half = make_plan(LONG, [Node(16, 128, (80.0, 80.0), 1.5)], CHAIN)
-    assert [(g.actors, g.gpus_each) for g in full_card_and_a_half.groups] == [(1, 0.225), (1, 0.225)]
+    assert [(g.actors, g.gpus_each) for g in full_card_and_a_half.groups] == [(1, 0.25), (1, 0.25)]
 
 
 @pytest.mark.parametrize("held", [0.8, 1.0])

@@ -179,6 +179,12 @@ def test_cpus_of_a_group_leave_a_tenth_to_ray_and_fit_a_node():
         make_plan(WORK, nodes, CHAIN, runner="ray", wishes=wishes(0.3, cpus=3))
 
 
+def test_more_actors_than_a_node_has_memory_for_are_refused_with_the_sum():
+    (node,) = parse_nodes("cpu:1:64:16")
+    with pytest.raises(PlanError, match=r"20 x .* = \d+\.\d GiB exceed the 16\.0 GiB of cpu-1"):
+        make_plan(WORK, [node], CHAIN, wishes=wishes(None, actors=20))
+
+
 def test_one_actor_of_each_pool_fits_on_one_node_or_the_loss_of_another_would_stop_it():
     nodes = [one_of("l4"), one_of("l4")]
     with pytest.raises(PlanError, match="after the loss of a node they would wait for each other"):
@@ -204,6 +210,35 @@ def test_small_cards_are_left_out_where_they_hold_large_models_back():
         make_plan(WORK, parse_nodes("t4,cpu"), CHAIN, rates=large, max_connections=None)
 
 
+@pytest.mark.parametrize("profile", ["speed", "quality"])
+@pytest.mark.parametrize(
+    "words", ["h200x2", "h200x8", "h200x8:4", "h100x8", "a100-40x4", "l40sx8", "rtx4090", "rtx4090x4"]
+)
+def test_machines_of_several_cards_hold_the_larger_models(words, profile):
+    large = estimates_for(load_settings(None, profile=profile), ALL)
+    nodes = parse_nodes(words)
+    plan = make_plan(WORK, nodes, ALL, rates=large, max_connections=None)
+    counts = {g.name: g.actors for g in plan.groups}
+    assert counts["hear"] == counts["speak"] == sum(node.cards for node in nodes)
+
+
+@pytest.mark.parametrize("stages", [LOOK, CHAIN[-1:]])
+def test_work_of_one_group_uses_every_card(stages):
+    large = estimates_for(load_settings(None, profile="speed"), stages)
+    plan = make_plan(Work(1e9, 5000), parse_nodes("h200x8"), stages, rates=large, max_connections=None)
+    (group,) = plan.groups
+    most_on_a_card = int(1 / group.gpus_each + 1e-6)
+    assert group.actors == 8 * most_on_a_card
+
+
+def test_cards_that_nobody_holds_do_not_fill_up_beside_one_that_the_service_began():
+    large = estimates_for(load_settings(None, profile="speed"), ALL)
+    nodes = [one_of("rtx4090"), one_of("rtx4090")]
+    nodes[0] = replace(nodes[0], gpus_held=0.25, held_gib=4.5)
+    plan = make_plan(WORK, nodes, ALL, rates=large, max_connections=None)
+    assert all(found.peak_gib <= found.card_gib for found in plan.node_types)
+
+
 def test_roles_that_stay_off_the_card_take_no_share_of_it(monkeypatch):
     for role in ("DIARIZER", "VOICE", "TEXT"):
         monkeypatch.setenv(f"RUSHES_{role}_DEVICE", "cpu")
@@ -219,6 +254,9 @@ def test_nodes_in_words():
         ("cpu", 0, 32),
     ]
     assert parse_nodes("h200x8:2:96:900")[0].memory_gib == 900
+    for kind in kinds():
+        assert {node.kind for node in parse_nodes(f"{kind},{kind}:2:8:32")} == {kind}
+    assert len(parse_nodes("rtx4090x2")[0].gpu_gib) == 2
     for words in ("h300:4", "", "h200:0", "h200:4:0", "cpux2", "h200:99999", "h200 4", "h200::", "-1"):
         with pytest.raises(UsageError):
             parse_nodes(words)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cluster.errors import RushesError
+from cluster.errors import RushesError, UsageError
 from cluster.hardware import labels_for
 from cluster.plan import Group
 from cluster.plan_types import ACCELERATOR_LABEL
+from cluster.reach import no_cluster
 from cluster.settings import load_settings
-from jobs.ray_context import knock, no_progress_timeout_s
+from jobs.ray_context import _join, knock, no_progress_timeout_s
 from jobs.ray_errors import _check_nodes, missing_room, without_node
 from jobs.runners import longest_block_s
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_an_address_where_nothing_listens_is_named_at_once():
@@ -70,3 +76,36 @@ def test_an_actor_finds_place_only_on_nodes_that_its_labels_mean():
     assert without_node([group], free, [{}, {ACCELERATOR_LABEL: "L4"}]) == [(group, 1)]
     others = Group("look", (), 2, 1.0, 1, labels=labels_for(["cpu"], ["l4"]))
     assert without_node([others], free, [{ACCELERATOR_LABEL: "L4"}, {}]) == [(others, 1)]
+
+
+def test_what_listens_and_takes_nobody_is_told_with_token_and_port():
+    assert "its token in ~/.ray/auth_token" in no_cluster("127.0.0.1:6379")
+    assert no_cluster("auto") == "no Ray cluster at auto: start one, or leave --address out"
+
+
+def test_a_dashboard_is_not_called_an_absent_cluster():
+    with pytest.raises(UsageError, match="address of a dashboard"):
+        _join("http://127.0.0.1:8265", {})
+
+
+SAYS = """
+import logging, os, sys
+from pathlib import Path
+from jobs.ray_context import prints_to
+logging.basicConfig(level=logging.WARNING, format="%(message)s")
+with prints_to(Path(sys.argv[1])):
+    os.write(2, b"compiled\\n")
+    print("printed")
+    print("told", file=sys.stderr)
+    logging.warning("warned")
+os.write(2, b"after\\n")
+logging.warning("later")
+"""
+
+
+def test_what_compiled_code_writes_goes_to_the_log_and_what_a_person_is_told_to_the_terminal(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS, str(tmp_path / "log")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "told\nwarned\nafter\nlater\n")
+    assert sorted((tmp_path / "log").read_text().split()) == ["compiled", "printed"]

@@ -79,3 +79,17 @@ def test_once_all_have_begun_one_that_lives_is_enough():
 
     ray_watch._watch_room(count, 0.1, ended)
     assert ended.is_set()
+
+
+def test_a_ray_that_ends_meanwhile_is_no_trace_on_the_terminal_and_no_end_of_the_watch(monkeypatch):
+    ended, counts, told = threading.Event(), iter([(1, 0), None, None, *[(1, 0)] * 60]), []
+    monkeypatch.setattr(ray_watch, "_tell", told.append)
+
+    def count():
+        found = next(counts)
+        if found is None:
+            raise RuntimeError("Ray has not been started yet")
+        return found
+
+    ray_watch._watch_room(count, 0.3, ended)
+    assert [type(error) for error in told] == [NoRoomError]

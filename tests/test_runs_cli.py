@@ -50,6 +50,12 @@ def test_a_run_is_listed_and_shown_with_its_job_and_its_settings(db, db_url):
     assert json.loads(rushes("runs", "show", JOB, "--json", url=db_url).stdout)["config"]["language"] == "en"
 
 
+def test_a_job_without_a_run_is_named_as_a_job(db, db_url):
+    shown = rushes("runs", "show", JOB, url=db_url)
+    assert shown.returncode == 2
+    assert f"job {JOB} has no run in this corpus" in shown.stderr
+
+
 def test_a_dashboard_of_the_environment_that_is_away_costs_a_note_and_one_that_is_named_an_error(db, db_url):
     run_id = begun(db, job=JOB)
     away = "http://127.0.0.1:1"

@@ -154,6 +154,8 @@ def test_a_large_prefix_is_listed_page_by_page_and_nothing_else_is_asked(s3):
     [
         "s3://AKIAHIDDEN:hidden@archive/a.mp4",
         "s3://AKIAHIDDEN@archive/a.mp4",
+        "s3://AKIAHIDDEN:hid/hidden@archive/a.mp4",
+        "s3://AKIAHIDDEN:hid?hidden@archive/a.mp4",
         "s3://archive/a.mp4?secret_key=hidden",
         "s3://archive/a.mp4?region=eu&X-Amz-Signature=hidden",
         "abfs://box:hidden@account.host/a.mp4",
@@ -172,6 +174,26 @@ def test_an_address_that_holds_a_secret_is_refused_without_telling_it(uri, db_ur
 def test_an_option_that_no_store_has_is_named(s3):
     with pytest.raises(UsageError, match=r"unknown option .regoin.*region"):
         list_inputs([f"s3://{BUCKET}/a.mp4?regoin=eu"])
+
+
+def test_an_address_that_no_store_serves_is_one_line(s3):
+    for uri, says in (
+        ("s3://", "names no bucket"),
+        ("s3:///x", "no bucket"),
+        (f"s3://{BUCKET}/a//b.mp4", "Empty path"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            list_inputs([uri])
+
+
+def test_a_key_with_an_empty_part_is_named_and_costs_only_itself(s3):
+    s3.put("day//double.mp4", b"x")
+    s3.put("day/double.mp4", b"x")
+    listing = list_inputs([f"s3://{BUCKET}/day"])
+    assert [file.uri for file in listing.files] == [f"s3://{BUCKET}/day/double.mp4"]
+    [(uri, message, failure)] = listing.unreadable
+    assert (uri, failure) == (f"s3://{BUCKET}/day//double.mp4", "bad_media")
+    assert "empty part" in message
 
 
 def test_an_address_may_say_where_its_store_is(s3, tmp_path, monkeypatch):

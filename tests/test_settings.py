@@ -124,3 +124,10 @@ def test_recognition_after_an_ingest_is_asked_for(config, monkeypatch):
     monkeypatch.setenv("RUSHES_IDENTIFY", "perhaps")
     with pytest.raises(UsageError, match="setting identify"):
         load_settings(config)
+
+
+def test_a_variable_that_is_no_json_is_named_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("RUSHES_PLAN", "h200:4, hidden")
+    with pytest.raises(UsageError, match=r'"plan" .* holds no JSON') as caught:
+        load_settings(None)
+    assert "hidden" not in str(caught.value)

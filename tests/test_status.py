@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.db import progress, report, results, runs
+from cluster.db.connect import open_connection
+from cluster.db.migrate import migrate
 from cluster.db.progress import Settled, rate_now
+from cluster.db.register import add_failure
 from jobs.cli import status
 from tests.archive import run
 from tests.corpus_rows import PRINTS, claimed, computed_row, make_spaces, new_asset, new_run
+from tests.pg_server import own_server
 from tests.picture_rows import frame, phash, picture_row
 from tests.test_cli import rushes
 from tests.test_hostile_changes import Meanwhile
@@ -145,6 +150,32 @@ def test_failures_and_waiting_retries_are_told_with_their_reasons(db):
     assert "media/broken: bad_media in decode: broken it is" in "\n".join(status.run_lines(view))
 
 
+def test_the_last_failures_are_those_of_the_whole_list(db):
+    first, second = new_run(db), new_run(db)
+    assets = [new_asset(db, f"broken{number}") for number in range(7)]
+
+    def fail(run_id, asset_id):
+        row = computed_row(asset_id, claimed(db, run_id, asset_id))
+        row["error"] = {"failure": "bug", "stage": "decode", "message": "it broke", "lanes": None, "attempts": 1}
+        results.commit_row(db, run_id, row, {})
+
+    for asset_id in assets:
+        fail(first, asset_id)
+    db.execute("UPDATE units SET state = 'pending', run_id = NULL WHERE asset_id = ANY(%s)", (assets[:3],))
+    for asset_id in assets[:2]:
+        fail(second, asset_id)
+    add_failure(
+        db, run_id=first, asset_id=None, uri="/gone", lane=None, fingerprint=None,
+        failure="bad_media", stage="probe", message="no such file",
+    )  # fmt: skip
+    for run_id, count in ((first, 5), (second, 2)):
+        every = report.open_failures(db, report.FailureFilter(run=str(run_id)))
+        every.sort(key=lambda row: row["failure_id"])
+        assert len(every) == count
+        assert report.last_failures(db, run_id, 100) == every
+        assert report.last_failures(db, run_id, 2) == every[-2:]
+
+
 def test_a_run_without_a_driver_says_so_and_one_that_ended_needs_none(db, db_url):
     run_id = uuid.uuid4()
     db.execute("INSERT INTO runs (run_id, kind, config) VALUES (%s, 'ingest', '{}')", (run_id,))
@@ -250,3 +281,39 @@ def test_a_watch_ends_with_the_run_or_with_its_driver(monkeypatch):
     monkeypatch.setattr(status, "GONE_AFTER_S", 0.0)
     gone = {"state": "running", "driver": False}
     assert status._until_ended(lambda: gone, shown.append, 60.0) == gone
+
+
+def test_a_watch_outlasts_a_restart_of_the_database(capsys, monkeypatch):
+    monkeypatch.setattr(status, "LIVE_EVERY_S", 0.0)
+    looks = []
+
+    def look(conn, run_id):
+        looks.append(run_id)
+        if len(looks) == 1:
+            server.stop()
+            server.start()
+        return progress.run_view(conn, report.find_run(conn, run_id))
+
+    with own_server() as server:
+        monkeypatch.setenv("RUSHES_DATABASE_URL", server.url)
+        with open_connection(server.url) as conn:
+            migrate(conn)
+            runs.start_run(conn, uuid.uuid4(), "ingest", {})
+            run_id = report.runs_table(conn)[0]["run_id"]
+            runs.finish_run(conn, uuid.UUID(run_id), "done", {"ok": 0})
+        monkeypatch.setattr(status, "_view", look)
+        status.status(watch=True)
+    assert looks == [run_id, run_id]
+    assert "done: 0 assets planned · 0 ok" in capsys.readouterr().out
+
+
+def test_a_database_that_was_away_for_long_says_nothing_of_the_driver(monkeypatch):
+    monkeypatch.setattr(status, "time", clock := SimpleNamespace(now_s=0.0, sleep=lambda seconds: None))
+    clock.monotonic = lambda: clock.now_s
+    views = iter([{"state": "running", "driver": False}, {"state": "done", "driver": True}])
+
+    def look():
+        clock.now_s += 1.5 * status.GONE_AFTER_S
+        return next(views)
+
+    assert status._until_ended(look, lambda view: None, 60.0)["state"] == "done"

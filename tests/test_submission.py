@@ -139,6 +139,8 @@ def test_nothing_travels_that_is_as_it_comes():
         "postgresql://me:pw@host/db",
         "https://h/x?X-Amz-Signature=abc",
         "s3://b/x?secret_key=1",
+        "https://h/x?sv=2024&sig=abc",
+        "https://h/x?account_key=abc",
         "host=h password=pw",
     ],
 )
@@ -192,10 +194,30 @@ def test_a_plan_file_names_what_it_may_hold(tmp_path):
         read_plan_file(tmp_path / "none", WORDS)
 
 
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"nodes": "h300:2"}, "no node type 'h300:2'"),
+        ({"prices": {"h200": -3}}, "greater than or equal to 0"),
+        ({"prices": {"h200": float("nan")}}, "plan.prices.h200"),
+    ],
+)
+def test_nodes_and_prices_that_make_no_sense_are_refused_before_anything_is_sent(plan, said):
+    with pytest.raises(UsageError, match=said):
+        load_settings(None, plan=plan)
+
+
 def test_values_of_a_plan_file_are_of_their_kind():
     assert WORDS["channel"].check("news") == ["news"]
     assert WORDS["limit"].check(3) == 3
-    for name, value in (("limit", "3"), ("limit", True), ("force", 1), ("channel", [1]), ("lanes", ["speech"])):
+    for name, value in (
+        ("limit", "3"),
+        ("limit", True),
+        ("limit", 0),
+        ("force", 1),
+        ("channel", [1]),
+        ("lanes", ["speech"]),
+    ):
         with pytest.raises(UsageError, match=name):
             WORDS[name].check(value)
 

@@ -128,23 +128,22 @@ FROM (SELECT DISTINCT ON (asset_id) asset_id, extract(epoch FROM %(at)s - finish
 JOIN assets a USING (asset_id) ORDER BY age_s
 """
 _RUNNING = """
-SELECT n.name, u.node, array_agg(u.lane ORDER BY u.lane) AS lanes,
-  extract(epoch FROM now() - min(u.started_at))::float8 AS for_s
-FROM (SELECT asset_id, lane, node, started_at FROM units WHERE run_id = %(run)s AND state = 'running') u
-CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = u.asset_id) n
-GROUP BY u.asset_id, n.name, u.node ORDER BY for_s DESC
+SELECT (SELECT name FROM asset_names n WHERE n.asset_id = u.asset_id) AS name, u.node,
+  array_agg(u.lane ORDER BY u.lane) AS lanes, extract(epoch FROM now() - min(u.started_at))::float8 AS for_s
+FROM units u WHERE run_id = %(run)s AND state = 'running' GROUP BY u.asset_id, u.node ORDER BY for_s DESC
 """
-# Every unit of a row carries the timings and the pace of the whole row.
+# Every unit of a row carries the timings and the pace of the whole row. Names are asked one by one: joined, the view
+# would be made for every asset.
 _SLOWEST = """
-SELECT n.name, a.duration_ms / 1000.0 AS media_s, t.seconds, t.x_realtime, t.stage, t.stage_s FROM (
+SELECT (SELECT name FROM asset_names n WHERE n.asset_id = t.asset_id) AS name, a.duration_ms / 1000.0 AS media_s,
+  t.seconds, t.x_realtime, t.stage, t.stage_s FROM (
   SELECT DISTINCT ON (u.asset_id) u.asset_id, u.pace::float8 AS x_realtime, s.*
   FROM (SELECT asset_id, pace, detail->'timings' AS timings FROM units
         WHERE run_id = %(run)s AND state = 'done' AND pace IS NOT NULL ORDER BY pace LIMIT %(few)s) u
   CROSS JOIN LATERAL (SELECT sum(value::float8) AS seconds, max(value::float8) AS stage_s,
     (array_agg(key ORDER BY value::float8 DESC))[1] AS stage FROM jsonb_each_text(u.timings)) s
   ORDER BY u.asset_id, u.pace) t
-JOIN assets a USING (asset_id) CROSS JOIN LATERAL (SELECT name FROM asset_names n WHERE n.asset_id = t.asset_id) n
-ORDER BY t.x_realtime LIMIT %(shown)s
+JOIN assets a USING (asset_id) ORDER BY t.x_realtime LIMIT %(shown)s
 """
 
 
@@ -172,7 +171,7 @@ def run_view(conn: psycopg.Connection[Any], run: Row) -> Row:
         **_settled(conn, values, work, latest, elapsed_s),
         "running": running[:SHOWN],
         "slowest": dicts(conn, _SLOWEST, values),
-        "failures": _last_failures(conn, run["run_id"]),
+        "failures": _last_failures(conn, run_id),
     }
 
 
@@ -242,7 +241,6 @@ def _settled(
     }
 
 
-def _last_failures(conn: psycopg.Connection[Any], run_id: str) -> list[Row]:
-    found = report.open_failures(conn, report.FailureFilter(run=run_id))
+def _last_failures(conn: psycopg.Connection[Any], run_id: UUID) -> list[Row]:
     names = ("at", "uri", "lane", "failure", "stage", "message")
-    return [{name: row[name] for name in names} for row in sorted(found, key=lambda row: row["at"])[-SHOWN:]]
+    return [{name: row[name] for name in names} for row in report.last_failures(conn, run_id, SHOWN)]

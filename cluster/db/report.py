@@ -64,24 +64,46 @@ class FailureFilter:
     lane: str | None = None
 
 
+# What failed and is not settled since: units that are failed now, and sources without content.
+_FAILED = """
+SELECT f.failure_id, f.run_id::text AS run_id, f.asset_id, encode(a.sha256, 'hex') AS sha256,
+  coalesce((SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), f.uri) AS uri,
+  f.lane, f.failure, f.stage, f.message, f.attempt, f.at
+FROM failures f LEFT JOIN assets a USING (asset_id)
+LEFT JOIN units u ON u.asset_id = f.asset_id AND u.lane = f.lane AND u.fingerprint = f.fingerprint
+WHERE (u.state = 'failed' OR (f.asset_id IS NULL
+  AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri AND s.seen_at > f.at)))
+"""
+# Of several of one unit or source the last one counts.
+_LAST = """
+  AND NOT EXISTS (SELECT 1 FROM failures l WHERE l.asset_id = f.asset_id AND l.lane = f.lane
+    AND l.fingerprint = f.fingerprint AND l.failure_id > f.failure_id)
+  AND NOT EXISTS (SELECT 1 FROM failures l WHERE f.asset_id IS NULL AND l.asset_id IS NULL AND l.uri = f.uri
+    AND l.failure_id > f.failure_id)
+"""
+
+
 def open_failures(conn: psycopg.Connection[Any], chosen: FailureFilter) -> list[dict[str, Any]]:
     """The last failure of every unit that is failed now, and of sources without content."""
     return dicts(
         conn,
-        "SELECT * FROM (SELECT DISTINCT ON (f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri))"
-        "   f.failure_id, f.run_id::text AS run_id, f.asset_id, encode(a.sha256, 'hex') AS sha256,"
-        "   coalesce((SELECT name FROM asset_names n WHERE n.asset_id = f.asset_id), f.uri) AS uri,"
-        "   f.lane, f.failure, f.stage, f.message, f.attempt, f.at"
-        "  FROM failures f LEFT JOIN assets a USING (asset_id)"
-        "  LEFT JOIN units u ON u.asset_id = f.asset_id AND u.lane = f.lane AND u.fingerprint = f.fingerprint"
-        "  WHERE u.state = 'failed' OR (f.asset_id IS NULL"
-        "   AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.uri = f.uri AND s.seen_at > f.at))"
-        "  ORDER BY f.asset_id, f.lane, coalesce(f.asset_id::text, f.uri), f.failure_id DESC) t"
+        "SELECT * FROM (SELECT DISTINCT ON (asset_id, lane, coalesce(asset_id::text, uri)) *"
+        f" FROM ({_FAILED}) f ORDER BY asset_id, lane, coalesce(asset_id::text, uri), failure_id DESC) t"
         " WHERE (%(run)s::text IS NULL OR run_id LIKE %(run)s || '%%')"
         "   AND (%(failure)s::text IS NULL OR failure = %(failure)s)"
         "   AND (%(lane)s::text IS NULL OR lane = %(lane)s) ORDER BY uri, lane",
         {"run": chosen.run, "failure": chosen.failure, "lane": chosen.lane},
     )
+
+
+def last_failures(conn: psycopg.Connection[Any], run_id: UUID, limit: int) -> list[dict[str, Any]]:
+    """The latest of what `open_failures` has of the run, oldest first; however many there are, these alone are read."""
+    found = dicts(
+        conn,
+        f"{_FAILED} {_LAST} AND f.run_id = %(run)s ORDER BY f.failure_id DESC LIMIT %(limit)s",
+        {"run": run_id, "limit": limit},
+    )
+    return found[::-1]
 
 
 def sources_of(conn: psycopg.Connection[Any], asset_ids: Sequence[int]) -> dict[int, list[str]]:

@@ -241,6 +241,7 @@ class _Collector:
         return inner
 
     def _add_remote(self, uri: str) -> None:
+        from pyarrow import ArrowInvalid
         from pyarrow.fs import FileSelector, FileType
 
         filesystem, path = store.resolve(uri)
@@ -253,6 +254,8 @@ class _Collector:
             raise RushesError(f"{uri}: {error.strerror}") from error
         except OSError as error:
             raise RushesError(str(error)) from error
+        except ArrowInvalid as error:
+            raise UsageError(f"{uri}: {error}") from error
         if info.type == FileType.File:
             self._keep(SourceFile(uri, info.size, remote.whole_seconds(info.mtime_ns), None))
             return
@@ -261,15 +264,17 @@ class _Collector:
             return
         self.listed.append(_remote_folder(uri))
         for item in sorted(inside, key=lambda item: item.path):
-            relative = item.path[len(path.rstrip("/")) :].lstrip("/")
+            relative = item.path[len(path.rstrip("/")) :].removeprefix("/")
             child = _child_uri(uri, relative)
             self.keys.add(child)
             if item.type != FileType.File or any(part.startswith(".") for part in relative.split("/")):
                 continue
-            if _is_media(PurePosixPath(relative)):
-                self._keep(SourceFile(child, item.size, remote.whole_seconds(item.mtime_ns), None))
-            else:
+            if not _is_media(PurePosixPath(relative)):
                 self.ignored += 1
+            elif "//" in item.path:
+                self._cannot_name(child, "its key has an empty part (//), and pyarrow opens no such key: rename it")
+            else:
+                self._keep(SourceFile(child, item.size, remote.whole_seconds(item.mtime_ns), None))
 
     def _keep(self, file: SourceFile) -> None:
         if _printable(file.uri) != file.uri:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from cluster.errors import MediaResourceError
+from cluster.errors import MediaResourceError, os_reason
 from cluster.media.hashing import Stamp, stamp_of
 
 # A node whose disk is full takes so long over one asset that the others do the work.
@@ -31,6 +31,8 @@ FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 10.0
 _NAME = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A disk that is lost, or that the system made read-only because it fails.
+_LOST = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 
 
 class Copy(NamedTuple):
@@ -90,23 +92,27 @@ class NodeCache:
                 part.replace(final)
             except BaseException as error:
                 # not afterwards: by then another process may have made its own part of this name
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
                 if isinstance(error, OSError) and error.errno in _FULL:
                     raise MediaResourceError(f"no room in the cache folder {self.folder}: {_GROW}") from error
+                if isinstance(error, OSError) and error.errno in _LOST:
+                    raise self._refusal(error) from error
                 raise
             return Copy(final, stamp_of(file.fileno()))
 
     def size_bytes(self) -> int:
         """What the copies take now, those on their way too."""
-        return sum(status.st_size for _, status in [*self._copies(), *self._parts()])
+        # In this order, and each file once: a part that becomes a copy meanwhile is not missed.
+        found = {status.st_ino: status.st_size for _, status in [*self._parts(), *self._copies()]}
+        return sum(found.values())
 
     @contextmanager
     def _part(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
         """An empty file that is this process's alone, and is swept when it dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f".part-{hashlib.sha256(key.encode()).hexdigest()}"
         while True:
-            with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
+            with self._opened(part) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 # another process finished it, or swept it, while this one waited
                 if not _leads_to(part, file):
@@ -114,6 +120,17 @@ class NodeCache:
                 file.truncate(0)
                 yield part, file
                 return
+
+    def _opened(self, part: Path) -> BinaryIO:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b")
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> MediaResourceError:
+        """What the disk of the cache says, told of the cache and not of what was to be read."""
+        return MediaResourceError(f"the cache folder {self.folder} takes no files ({os_reason(error)}): {_GROW}")
 
     def _reserve(self, file: BinaryIO, size: int) -> None:
         """Allocate the bytes now, so that neither cap nor disk ends a download half way."""

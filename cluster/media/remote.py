@@ -45,6 +45,8 @@ RANGES_IN_FLIGHT = 4
 _S3_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing")
 _GS_OPTIONS = ("scheme", "endpoint_override", "project_id")
 _SECRET = re.compile(r"key|secret|token|passw|credential|signature|^sig$|^sas$", re.IGNORECASE)
+# Keys as they are given out may hold `/`, where an address by its grammar ends what stands before @.
+_RAW_KEYS = re.compile(r"(?P<scheme>s3|gs|gcs)://(?!arn:)[^/?#@]*:[^@]*@", re.IGNORECASE)
 _DENIED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT"
     r"|MISSING_AUTHENTICATION|TOKEN_EXPIRED|EXPIRED_TOKEN|HTTP status 40[13]|HTTP response code(:| is) 40[13]"
@@ -70,9 +72,10 @@ class Content:
 
 def refuse_secrets(uri: str) -> None:
     """Raise `UsageError` for an address that holds a secret; what is said of it leaves the secret out."""
-    parts = urlsplit(uri)
+    keys = _RAW_KEYS.match(uri)
+    parts = urlsplit(f"{keys['scheme']}://{uri[keys.end() :]}" if keys else uri)
     held = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET.search(name)]
-    if "@" in parts.netloc and not uri.startswith(("abfs", "hdfs", "gs://anonymous@")):
+    if keys or ("@" in parts.netloc and not uri.startswith(("abfs", "hdfs", "gs://anonymous@", "gcs://anonymous@"))):
         held.append("what stands before @")
     elif ":" in parts.netloc.rpartition("@")[0]:
         held.append("the password before @")
@@ -86,9 +89,11 @@ def refuse_secrets(uri: str) -> None:
 
 
 def filesystem_of(uri: str) -> tuple[FileSystem, str]:
-    """The file system of an address and the path in it; `UsageError` for a secret or an unknown option."""
+    """The file system of an address and the path in it; `UsageError` for a secret, an unknown option, no bucket."""
     refuse_secrets(uri)
     parts = urlsplit(re.sub("#", "%23", uri))
+    if parts.scheme in ("s3", "gs", "gcs") and not parts.netloc:
+        raise UsageError(f"{uri} names no bucket: write {parts.scheme}://BUCKET or {parts.scheme}://BUCKET/PREFIX")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
     if parts.scheme == "s3":

@@ -14,12 +14,16 @@ from cluster.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A parameter of a command: its name, how it is spelled (empty: an argument), and whether it takes several."""
+    """A parameter of a command: its name, how it is spelled (empty: an argument), and whether it takes several.
+
+    `least` is the smallest number it may be.
+    """
 
     name: str
     flag: str
     several: bool
     kind: type
+    least: float | None = None
 
     def spell(self, value: Any) -> Iterator[str]:
         """The value on a command line."""
@@ -34,6 +38,8 @@ class Word:
         values = [value] if self.several and not isinstance(value, list) else value
         each = values if self.several else [values]
         if all(type(one) is self.kind for one in each):
+            if self.least is not None and min(each) < self.least:
+                raise UsageError(f"{self.name} = {value!r}: write {self.least} or more")
             return values
         wanted = {str: "text", int: "a whole number", bool: "true or false"}[self.kind]
         raise UsageError(f"{self.name} = {value!r}: write {wanted}{', or a list of them' if self.several else ''}")
@@ -81,7 +87,8 @@ def _word(parameter: inspect.Parameter) -> Word:
     plain = next(one for one in (get_args(kind) or (kind,)) if one is not type(None))
     several = getattr(plain, "__origin__", None) is list
     inner = get_args(plain)[0] if several else plain
-    return Word(parameter.name, "" if isinstance(info, ArgumentInfo) else _flag(parameter.name, info), several, inner)
+    flag = "" if isinstance(info, ArgumentInfo) else _flag(parameter.name, info)
+    return Word(parameter.name, flag, several, inner, info.min)
 
 
 def _flag(name: str, info: OptionInfo) -> str:

@@ -212,8 +212,15 @@ def _print_files(data_dir: Path, found: dict[str, Any]) -> None:
 
 def _found(conn: Any, name: str) -> dict[str, Any]:
     from cluster.db import report, runs
+    from cluster.errors import UsageError
 
-    return report.find_run(conn, str(runs.run_of_job(conn, name) or name))
+    run_id = runs.run_of_job(conn, name)
+    if run_id is None and name.startswith("rushes-"):
+        raise UsageError(
+            f"job {name} has no run in this corpus: it waits, ended before it began one, or is none; "
+            f"`rushes runs logs {name}` shows what it printed"
+        )
+    return report.find_run(conn, str(run_id or name))
 
 
 def _client(address: str | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,16 +35,30 @@ def status(
     config: Config = None,
 ) -> None:
     """The corpus and its latest runs, or one run."""
+    if watch:
+        _watch_patiently(run, as_json, config)
+        return
     with corpus(config) as conn:
-        if run is None and not watch:
+        if run is None:
             _corpus(conn, settings_from(config), limit, as_json)
             return
-        chosen = _chosen(conn, run)
-        if watch:
-            _watch(lambda: _view(conn, chosen), as_json)
-            return
-        found = _view(conn, chosen)
+        found = _view(conn, _chosen(conn, run))
     print_json(found) if as_json else print_lines(run_lines(found))
+
+
+def _watch_patiently(run: str | None, as_json: bool, config: Path | None) -> None:
+    """Watch a run for as long as it lasts: the database may restart meanwhile, as it may for the run."""
+    from contextlib import closing
+
+    from cluster.db.connect import database_errors
+    from cluster.db.patience import Session
+    from jobs.ingest import open_database
+
+    settings = settings_from(config)
+    database = open_database(settings)
+    with database_errors(), closing(Session(database.url, settings.database_wait_s)) as session:
+        chosen = session.run(lambda conn: _chosen(conn, run))
+        _watch(lambda: session.run(lambda conn: _view(conn, chosen)), as_json)
 
 
 def print_lines(lines: list[str]) -> None:
@@ -89,8 +104,10 @@ def _until_ended(
     shown = -every_s
     held = began = time.monotonic()
     while True:
+        asked = time.monotonic()
         view, now = look(), time.monotonic()
-        held = now if view["driver"] else held
+        # While the database is away nobody holds anything.
+        held = now if view["driver"] else held + now - asked
         if view["state"] != "running" or now - held > GONE_AFTER_S:
             return view
         if now - began - shown >= every_s:
