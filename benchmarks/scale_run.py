@@ -26,6 +26,8 @@ from jobs.ray_context import KEEP_ACTORS, QUIET
 from jobs.summary import summary_dict
 
 CPUS_PER_GPU = 6
+# As much as the models would take, which stages that replay do not load.
+MEMORY_PER_GPU_BYTES = 16 * 2**30
 STORE_BYTES = 512 * 2**20
 # Nothing is read from elsewhere, but each node has room for its copies checked.
 CACHE_BYTES = 2**30
@@ -70,6 +72,7 @@ def logical_gpus(gpus: int) -> Iterator[None]:
             num_gpus=gpus,
             include_dashboard=False,
             object_store_memory=STORE_BYTES,
+            _memory=gpus * MEMORY_PER_GPU_BYTES,
             log_to_driver=False,
             _temp_dir=folder,
         )
