@@ -22,8 +22,8 @@ from cluster.settings import settings_to_dict
 from jobs.forecast import Forecast, forecast_for, informed
 from jobs.interrupt import take_sigterm
 from jobs.job import Job
-from jobs.node_check import require_ready
-from jobs.nodes import in_room, release_nodes, wait_for_nodes
+from jobs.node_check import no_longer_ready, require_ready
+from jobs.nodes import cluster_nodes, in_room, release_nodes, wait_for_nodes
 from jobs.ray_context import prints_to, ray_session
 from jobs.run_files import run_log
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
@@ -162,13 +162,30 @@ class Execution:
         ):
             # Ray takes the signal when it starts, and would leave without a word.
             take_sigterm()
-            plan = local or in_room(
-                lambda found: plan_for(job, work, beside_models(job.settings, found), self.lanes), nodes
-            )
-            # Once: a node that joins later is asked by its actors, and one that is lost says nothing any more.
-            if local is None and not job.summary.runner:
-                require_ready(spec, plan.groups, [row.uri for row in rows])
+            plan = local or self._cluster_plan(nodes, work, [row.uri for row in rows])
             self._consume(work, plan, lambda: run_ray_rows(spec, plan, rows, job.settings))
+
+    def _cluster_plan(self, nodes: list[Node], work: Work, uris: Sequence[str]) -> Plan:
+        """The plan for the cluster's nodes, all of them ready; a later pass leaves out those that no longer are."""
+        import ray
+
+        job = self.job
+
+        def plan_on(found: list[Node]) -> Plan:
+            return plan_for(job, work, beside_models(job.settings, found), self.lanes)
+
+        plan = in_room(plan_on, nodes)
+        if not job.summary.runner:
+            require_ready(self.spec, plan.groups, uris)
+            return plan
+        out = no_longer_ready(self.spec, plan.groups, uris)
+        if not out:
+            return plan
+        plan = in_room(plan_on, cluster_nodes(ray, out), without=out)
+        elsewhere = {"ray.io/node-id": f"!in({','.join(out)})"}
+        return replace(
+            plan, groups=tuple(replace(group, labels={**group.labels, **elsewhere}) for group in plan.groups)
+        )
 
     def _worker_for(self, plan: Plan) -> Worker:
         if self.worker is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 from cluster import node_check
 from cluster.doctor import Check, Finding, Found, failed
@@ -29,6 +30,31 @@ class NotReadyError(RushesError):
 
 def require_ready(spec: JobSpec, groups: Sequence[Group], uris: Iterable[str]) -> None:
     """Raise `NotReadyError` that names every node that is not ready, and the way out; warnings are logged."""
+    found = _troubles_by_node(spec, groups, uris)
+    if any(found.values()):
+        raise _not_ready(found, "not every node is ready, nothing was started")
+
+
+def no_longer_ready(spec: JobSpec, groups: Sequence[Group], uris: Iterable[str]) -> list[str]:
+    """The ids of the nodes that cannot do their part any more, such as one whose disk is full by now.
+
+    Raises `NotReadyError` when no other is left.
+    """
+    found = _troubles_by_node(spec, groups, uris)
+    bad = {node_id: troubles for node_id, troubles in found.items() if troubles}
+    if bad and len(bad) == len(found):
+        raise _not_ready(found, "no node is ready any more, what was committed is safe")
+    for trouble in chain.from_iterable(bad.values()):
+        logger.warning("%s; the others go on without it", trouble)
+    return list(bad)
+
+
+def _not_ready(found: Mapping[str, list[str]], said: str) -> NotReadyError:
+    lines = "\n  ".join(chain.from_iterable(found.values()))
+    return NotReadyError(f"{said}:\n  {lines}\nmend them, or drain them from the cluster")
+
+
+def _troubles_by_node(spec: JobSpec, groups: Sequence[Group], uris: Iterable[str]) -> dict[str, list[str]]:
     from cluster.media.store import is_remote
 
     ask = Ask(
@@ -39,19 +65,15 @@ def require_ready(spec: JobSpec, groups: Sequence[Group], uris: Iterable[str]) -
         code=node_check.code_here(),
         caches=any(is_remote(uri) for uri in uris),
     )
-    troubles = []
+    troubles = {}
     for cards, nodes in _used(groups, live_nodes()).items():
         # Stages that replay a recording ask nothing of a card.
         for node, answer in on_each(_look, (ask, cards and spec.chain == CHAIN), nodes, DEADLINE_S):
             if isinstance(answer, RushesError) and not is_alive(node):
                 logger.warning("%s left the cluster while it was asked", node.name)
                 continue
-            troubles += _troubles(node, answer)
-    if troubles:
-        lines = "\n  ".join(troubles)
-        raise NotReadyError(
-            f"not every node is ready, nothing was started:\n  {lines}\nmend them, or drain them from the cluster"
-        )
+            troubles[node.id] = _troubles(node, answer)
+    return troubles
 
 
 def look(ask: Ask, cards: bool) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.errors import RushesError
@@ -19,10 +19,16 @@ NODES_WAIT_S = 1_200.0
 _ACCELERATOR = "accelerator_type:"
 
 
-def in_room(plan: Callable[[list[Node]], Plan], nodes: list[Node], wait_s: float = ROOM_WAIT_S) -> Plan:
+def in_room(
+    plan: Callable[[list[Node]], Plan],
+    nodes: list[Node],
+    wait_s: float = ROOM_WAIT_S,
+    without: Collection[str] = (),
+) -> Plan:
     """The plan for these nodes; where it does not fit, for what they have free a little later.
 
-    Actors take seconds to go. Raises the plan's own `PlanError` when nothing is freed.
+    Actors take seconds to go. `without` are ids of nodes to leave out then. Raises the plan's own `PlanError` when
+    nothing is freed.
     """
     import ray
 
@@ -34,11 +40,11 @@ def in_room(plan: Callable[[list[Node]], Plan], nodes: list[Node], wait_s: float
             if time.monotonic() >= deadline:
                 raise
         time.sleep(POLL_S)
-        nodes = cluster_nodes(ray)
+        nodes = cluster_nodes(ray, without)
 
 
-def cluster_nodes(ray: Any) -> list[Node]:
-    """The live nodes that run work as the plan sees them, with what others hold of their cards.
+def cluster_nodes(ray: Any, without: Collection[str] = ()) -> list[Node]:
+    """The live nodes that run work as the plan sees them, with what others hold of their cards; none of `without`.
 
     A card's memory follows from its type, which Ray tells; one of an unknown type has 0 GiB.
     """
@@ -47,7 +53,7 @@ def cluster_nodes(ray: Any) -> list[Node]:
     nodes = []
     for node in ray.nodes():
         have = node["Resources"]
-        if not node["Alive"] or int(have.get("CPU", 0)) < 1:
+        if not node["Alive"] or int(have.get("CPU", 0)) < 1 or node["NodeID"] in without:
             continue
         cards, kind = int(have.get("GPU", 0)), node_kind(node)
         card_gib = kinds()[kind].card_gib if kind and cards else 0.0

@@ -84,7 +84,7 @@ def _errors_apart(log: TextIO) -> Iterator[None]:
     """Descriptor 2 leads to the log; `sys.stderr` and the handlers that write to it lead where that did."""
     python = sys.stderr
     python.flush()
-    with open(os.dup(STDERR_FD), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
+    with os.fdopen(os.dup(STDERR_FD), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
         moved = _writes_to(python, STDERR_FD)
         handlers = [
             one

@@ -14,7 +14,7 @@ from cluster.plan import Group
 from cluster.settings import load_settings, settings_to_dict
 from jobs import node_check as over_ray
 from jobs.cluster_tasks import live_nodes, on_each
-from jobs.node_check import NotReadyError, require_ready, require_weights, weights_of
+from jobs.node_check import NotReadyError, no_longer_ready, require_ready, require_weights, weights_of
 from jobs.spec import JobSpec
 from jobs.stage_actor import StageActor
 from jobs.warming import warm_cluster, warm_here
@@ -150,6 +150,9 @@ def test_every_node_is_asked_and_a_run_is_refused_with_what_each_lacks(node, spe
     require_ready(spec, GROUPS, ["/here/a.wav"])
     with pytest.raises(NotReadyError, match=r"(?s)nothing was started:\n  \S+: weights: text: nobody/nothing.*drain"):
         require_ready(lacking(spec), GROUPS, ["/here/a.wav"])
+    assert no_longer_ready(spec, GROUPS, []) == []
+    with pytest.raises(NotReadyError, match="no node is ready any more, what was committed is safe"):
+        no_longer_ready(lacking(spec), GROUPS, [])
     # nodes that no group fits on need nothing
     require_ready(lacking(spec), [replace(GROUPS[0], cpus_each=10_000.0)], ["/here/a.wav"])
     monkeypatch.setattr(over_ray, "DEADLINE_S", 0.01)

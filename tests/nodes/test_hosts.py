@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.chaos import verdict
 from benchmarks.hosts import Losses, disturbed, draw
-from benchmarks.hosts_world import await_claims, make_hosts_world
+from benchmarks.hosts_world import HostsWorld, await_claims, make_hosts_world
+from cluster.db.connect import open_connection
 from cluster.db.dump import differences
 from tests.archive import run
 from tests.nodes.hosts import NoHostsError
@@ -17,6 +18,7 @@ from tests.nodes.light import CHAIN
 
 CLIPS = 8
 PATIENCE_S = 120.0
+LEFT = "SELECT count(*) FROM units WHERE lane = 'speech' AND state IN ('pending', 'running')"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,23 @@ def reference(world):
 
 @pytest.mark.ray_process
 @pytest.mark.timeout(400)
-def test_hosts_are_lost_one_after_the_other_and_the_job_given_again_completes_it(world, reference):
+def test_hosts_are_lost_one_after_the_other_and_the_job_given_again_completes_it(world, reference, monkeypatch):
+    left, submit = [], HostsWorld.submit
+
+    def submitted(world, cluster, url, host=None):
+        with open_connection(url) as conn:
+            left.append(conn.execute(LEFT).fetchone()[0])
+        return submit(world, cluster, url, host)
+
+    monkeypatch.setattr(HostsWorld, "submit", submitted)
     losses = Losses(cut=0, killed=1, claims=(2, 4, 6), delays_s=(0.0, 0.0, 0.0), back=True)
     outcome = disturbed(world, reference, losses)
     assert outcome.struck == ["cut off", "worker killed", "head killed"]
     assert (outcome.differences, outcome.problems, outcome.charges) == ([], [], [])
     assert outcome.commands == 2
+    # The head that died left work, and the command given again did it.
+    before, after_the_loss, at_the_end = left
+    assert (before, after_the_loss > 0, at_the_end) == (0, True, 0), left
 
 
 @pytest.mark.ray_process
