@@ -87,7 +87,6 @@ def short_folder():
 
 
 @pytest.mark.ray_process
-@pytest.mark.timeout(240)
 def test_the_whole_engine_keeps_logical_gpus_busy_and_counts_exactly(server_url, short_folder):
     runs = {}
     for gpus in (1, 2):

@@ -40,7 +40,6 @@ def reference(world):
 
 
 @pytest.mark.ray_process
-@pytest.mark.timeout(400)
 def test_hosts_are_lost_one_after_the_other_and_the_job_given_again_completes_it(world, reference, monkeypatch):
     left, submit = [], HostsWorld.submit
 
@@ -61,7 +60,6 @@ def test_hosts_are_lost_one_after_the_other_and_the_job_given_again_completes_it
 
 
 @pytest.mark.ray_process
-@pytest.mark.timeout(300)
 def test_a_driver_elsewhere_says_that_the_head_is_gone_and_goes_on_beyond_a_database_that_paused(world, reference):
     cluster, url = world.cluster(workers=2), world.database()
     try:
