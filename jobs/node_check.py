@@ -137,7 +137,19 @@ def _cuda(settings: Settings) -> Found:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return Found("FAIL", "there is no CUDA driver (libcuda.so.1)", "install it, or offer Ray no GPU on this node")
+        # With `auto` the models run where they can: logical GPUs try a layout out on machines without cards.
+        wanted = [role for role in ALL_ROLES if _device(settings, role) == "cuda"]
+        said = f"{', '.join(wanted)} cannot run" if wanted else "models run on its CPU"
+        return Found(
+            "FAIL" if wanted else "warn",
+            f"there is no CUDA driver (libcuda.so.1): {said}",
+            "install it, or offer Ray no GPU on this node",
+        )
     if settings.model_choice("transcriber").device != "cpu":
         preload_cublas()
     return Found("ok", "CUDA's libraries load")
+
+
+def _device(settings: Settings, role: str) -> str | None:
+    choice = settings.optional_choice(role)
+    return choice.device if choice is not None else None

@@ -43,4 +43,4 @@ def test_short_files_pass_a_long_one_and_no_process_holds_more_than_planned(serv
     assert run["last_short_s"] < run["long_s"]
     assert {kind: size for kind, size in run["peak_gib"].items() if size > run["bound_gib"][kind]} == {}
     # The sound itself did pass through shared memory: the bound was put to the test.
-    assert run["peak_gib"]["shared"] > run["sound_gib"]
+    assert run["peak_gib"]["shared"] >= run["sound_gib"]

@@ -179,3 +179,14 @@ def _leave(code: int) -> None:
     import os
 
     os._exit(code)
+
+
+def test_a_card_without_a_driver_is_a_warning_unless_a_model_must_have_it(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert over_ray._cuda(load_settings(None)).state == "warn"
+    asked = load_settings(None, transcriber={"device": "cuda"})
+    found = over_ray._cuda(asked)
+    assert (found.state, "transcriber cannot run" in found.text) == ("FAIL", True)
