@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from cluster.watcher import Watcher
 
 DRIVER = Path("/proc/driver/nvidia/version")
 SAMPLE_EVERY_S = 0.05
@@ -103,27 +104,27 @@ def device_used_gib() -> float | None:
     return (total - free) / 2**30
 
 
-class Sampler:
+class Sampler(Watcher):
     """Looks at the first GPU every 50 ms while the block runs; without one it sees nothing.
 
     A look is a moment of `time.monotonic()`, the GiB that are taken by anybody, and the device's busy share where
     NVML tells.
     """
 
+    every_s = SAMPLE_EVERY_S
+
     def __init__(self) -> None:
+        super().__init__()
         self.looks: list[tuple[float, float, float | None]] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
+    def look(self) -> bool:
+        """See the class."""
+        taken_gib = device_used_gib()
+        if taken_gib is None:
+            return False
+        busy = _utilization()
+        self.looks.append((time.monotonic(), taken_gib, busy[0] / 100 if busy else None))
+        return True
 
     def peak_gib(self, since: float = 0.0, till: float = float("inf")) -> float | None:
         """The most that was taken between two moments; None without a look."""
@@ -133,13 +134,6 @@ class Sampler:
         """The mean busy share between two moments; None where nobody knows."""
         found = [busy for at, _, busy in self.looks if busy is not None and since <= at <= till]
         return sum(found) / len(found) if found else None
-
-    def _watch(self) -> None:
-        while (taken_gib := device_used_gib()) is not None:
-            busy = _utilization()
-            self.looks.append((time.monotonic(), taken_gib, busy[0] / 100 if busy else None))
-            if self._done.wait(SAMPLE_EVERY_S):
-                return
 
 
 class Meter:

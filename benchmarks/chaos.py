@@ -80,6 +80,11 @@ def _charges(conn: psycopg.Connection[Any]) -> Counter[tuple[str, ...]]:
     return Counter(rows.fetchall())
 
 
+def charged_beside(reference: Verdict, found: Verdict) -> list[str]:
+    """The failures in `found` that the reference does not have: file, lane, cause and stage."""
+    return [" ".join((Path(uri).name, *rest)) for uri, *rest in (found.charges - reference.charges).elements()]
+
+
 def undisturbed(world: World) -> tuple[Verdict, float]:
     """The run that all others must equal, and its wall time in seconds; raises when it is not sound itself."""
     with world.database() as url:
@@ -135,9 +140,7 @@ def _complaints(kind: Kind, ends: Sequence[Ended]) -> list[str]:
 
 def _compare(outcome: Outcome, reference: Verdict, found: Verdict) -> None:
     outcome.differences = differences(reference.dump, found.dump)
-    outcome.charges = [
-        " ".join((Path(uri).name, *rest)) for uri, *rest in (found.charges - reference.charges).elements()
-    ]
+    outcome.charges = charged_beside(reference, found)
     outcome.problems += found.broken
     if outcome.charges and outcome.blow.kind not in CHARGED:
         outcome.problems.append(f"charged: {'; '.join(outcome.charges)}")

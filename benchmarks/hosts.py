@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import Verdict, verdict
+from benchmarks.chaos import Verdict, charged_beside, verdict
 from benchmarks.chaos_world import Command, Ended
 from benchmarks.hosts_world import WORKERS, HostsWorld, await_claims, make_hosts_world
 from benchmarks.report import write_result
@@ -126,9 +125,7 @@ def _lose(outcome: Outcome, cluster: Cluster, command: Command, url: str) -> End
 
 def _judge(outcome: Outcome, reference: Verdict, found: Verdict, ends: Sequence[Ended]) -> None:
     outcome.differences = differences(reference.dump, found.dump)
-    outcome.charges = [
-        " ".join((Path(uri).name, *rest)) for uri, *rest in (found.charges - reference.charges).elements()
-    ]
+    outcome.charges = charged_beside(reference, found)
     outcome.problems = [*found.broken, *(f"charged: {one}" for one in outcome.charges)]
     if len(outcome.struck) < len(LOSSES):
         outcome.problems.append(f"the first command ended before more than {len(outcome.struck)} hosts were lost")

@@ -85,7 +85,7 @@ class Meter:
 
     def __enter__(self) -> Self:
         self._adopted = adopt_orphans(True)
-        self._before = {process.key for process in self._tree()}
+        self._before = {process.key for process in descendants()}
         self._look(True)
         self._thread.start()
         return self
@@ -94,7 +94,7 @@ class Meter:
         self._stop.set()
         self._thread.join()
         self._look(True)
-        for process in self._tree():
+        for process in descendants():
             if process.key not in self._before and self._name(process) != DATABASE:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
@@ -146,26 +146,13 @@ class Meter:
             self._look(number % LOOKS_PER_PSS == 0)
 
     def _look(self, memory: bool) -> None:
-        tree = self._tree()
+        tree = descendants()
         for process in tree:
             self._name(process)
             self._spent[process.key] = process.cpu_s
         sizes = {process.key: pss_bytes(process.pid) for process in tree} if memory else None
         self.looks.append(Look(time.time(), dict(self._spent), machine_busy_s(), sizes))
         self._bury([process for process in tree if process.state == "Z"])
-
-    def _tree(self) -> list[Process]:
-        """Every descendant of this process."""
-        everyone = processes()
-        children: dict[int, list[Process]] = {}
-        for process in everyone:
-            children.setdefault(process.parent, []).append(process)
-        found, rest = [], [os.getpid()]
-        while rest:
-            below = children.get(rest.pop(), [])
-            found += below
-            rest += [process.pid for process in below]
-        return found
 
     def _bury(self, dead: Sequence[Process]) -> None:
         """Orphans come to the subreaper; the command itself is waited for in `run`."""
@@ -211,6 +198,19 @@ def processes() -> list[Process]:
     return [process for process in found if process is not None]
 
 
+def descendants() -> list[Process]:
+    """Every process below this one."""
+    children: dict[int, list[Process]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process)
+    found, rest = [], [os.getpid()]
+    while rest:
+        below = children.get(rest.pop(), [])
+        found += below
+        rest += [process.pid for process in below]
+    return found
+
+
 def process_of(pid: int) -> Process | None:
     """One process, None when it is gone."""
     try:
@@ -230,11 +230,16 @@ def cpu_s_of(pid: int | None) -> float:
 
 def pss_bytes(pid: int) -> int:
     """The proportional set size of a process; 0 when it is gone."""
+    return pss_sizes(pid).get("Pss", 0)
+
+
+def pss_sizes(pid: int) -> dict[str, int]:
+    """The kernel's name of each part of it -> bytes, `Pss` being the whole; empty when the process is gone."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:")), 0)
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss")}
 
 
 def machine_busy_s() -> float:

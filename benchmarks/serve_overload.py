@@ -20,6 +20,7 @@ from benchmarks.load import Load, run_load
 from benchmarks.process_tree import adopt_orphans, processes, pss_bytes
 from benchmarks.report import at_most, exactly, write_result
 from benchmarks.serve import ROOT, free_port, serving
+from cluster.watcher import Watcher
 
 IN_FLIGHT, TIMES_OVER, MODEL_S, SECONDS = 16, 10, 0.1, 60.0
 REFUSED_P95_MS, MEMORY_GROWTH = 50.0, 1.1
@@ -89,25 +90,19 @@ def serve_sleeper(port: int) -> None:
             ray.shutdown()
 
 
-class Memory:
+class Memory(Watcher):
     """The proportional set size of the replicas and proxies while the block runs, in bytes."""
 
+    every_s = LOOK_S
+
     def __init__(self) -> None:
+        super().__init__()
         self.looks: list[int] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(LOOK_S):
-            self.looks.append(sum(pss_bytes(one.pid) for one in processes() if _serves(one.pid)))
+    def look(self) -> bool:
+        """See the class."""
+        self.looks.append(sum(pss_bytes(one.pid) for one in processes() if _serves(one.pid)))
+        return True
 
 
 def _serves(pid: int) -> bool:

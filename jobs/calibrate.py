@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
 from actors.device import cpu_name, device_used_gib, gpu_name, placement
 from actors.lanes import lanes_on, stages_for, whole_chain
 from cluster.db.rates import Measured
+from cluster.deadline import MS_PER_HOUR
 from cluster.errors import RushesError, UsageError
 from cluster.hardware import kind_of
 from cluster.lanes import root_of
 from cluster.settings import Settings
 from cluster.stage import Stage, load_stages, run_stage
 from cluster.types import errors_of, rows_table, with_column
+from cluster.watcher import Watcher
 from jobs.demo import call_path, film_path
 from jobs.stage_costs import choice_of, stage_identities
 
@@ -32,7 +32,6 @@ LEAST_S, MOST_PASSES = 20.0, 10
 LOOK_S = 0.02
 PROBE_DEADLINE_S = 60.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-MS_PER_HOUR = 3_600_000
 
 
 @dataclass(slots=True)
@@ -209,32 +208,20 @@ def by_hardware(found: Sequence[Measured]) -> dict[str, list[Measured]]:
     return dict(lists)
 
 
-class _Peak:
+class _Peak(Watcher):
     """The most memory above that of its beginning that this process, its children and the card took; GiB."""
 
+    every_s = LOOK_S
+
     def __init__(self) -> None:
-        self._done, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
+        self._host, self._device = _resident_gib(), device_used_gib() or 0.0
         self.host_gib = self.device_gib = 0.0
 
-    def __enter__(self) -> Self:
-        self._host, self._device = _resident_gib(), device_used_gib() or 0.0
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        self._look()
-
-    def _look(self) -> None:
+    def look(self) -> bool:
         self.host_gib = max(self.host_gib, _resident_gib() - self._host)
         self.device_gib = max(self.device_gib, (device_used_gib() or 0.0) - self._device)
-
-    def _watch(self) -> None:
-        while not self._done.wait(LOOK_S):
-            self._look()
+        return True
 
 
 def _resident_gib() -> float:

@@ -10,7 +10,7 @@ from cluster.db.rates import Measured
 from cluster.errors import RushesError, last_line
 from cluster.settings import Settings, settings_to_dict
 from jobs.calibrate import bundled_files, calibrate, merged
-from jobs.nodes import node_kind
+from jobs.nodes import node_kind, runs_work
 from jobs.ray_context import ray_session
 
 WAIT_S = 900.0
@@ -58,6 +58,6 @@ def _one_of_each(nodes: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Node type -> its first node that runs work."""
     found: dict[str, dict[str, Any]] = {}
     for node in nodes:
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1:
+        if runs_work(node):
             found.setdefault(node_kind(node), node)
     return found

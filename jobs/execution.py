@@ -16,7 +16,7 @@ from cluster.db.spaces import Space
 from cluster.errors import RushesError
 from cluster.hardware import parse_nodes
 from cluster.lanes import LANES
-from cluster.plan import Node, Plan, Work, make_plan, object_store_bytes
+from cluster.plan import Node, Plan, Work, object_store_bytes
 from cluster.reservation import beside_models
 from cluster.settings import settings_to_dict
 from jobs.forecast import Forecast, forecast_for, informed
@@ -27,8 +27,8 @@ from jobs.nodes import cluster_nodes, in_room, release_nodes, wait_for_nodes
 from jobs.ray_context import prints_to, ray_session
 from jobs.run_files import run_log
 from jobs.runners import run_inline_rows, run_ray_rows, run_worker_rows, this_node
-from jobs.spec import JobSpec, chain_names
-from jobs.stage_costs import costs_for, machine_of, stage_identities
+from jobs.spec import JobSpec
+from jobs.stage_costs import machine_of, plan_by_costs, stage_identities
 from jobs.worker import Worker
 
 # A row that comes back without an outcome, for whatever reason, is sent so many times.
@@ -248,19 +248,10 @@ def plan_for(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) 
 
 def foresee(job: Job, work: Work, nodes: Sequence[Node], lanes: Sequence[str]) -> tuple[Plan, Forecast]:
     """The plan, and where its rate comes from."""
-    stages, here = chain_names(job.settings, lanes), job.options.address is None
+    here = job.options.address is None
     limit = job.session.run(report.max_connections)
     stored = job.session.run(lambda conn: stored_measured(conn, stage_identities(job.settings)))
-    plan = make_plan(
-        work,
-        nodes,
-        stages,
-        runner=job.settings.runner if here else "ray",
-        rates=costs_for(job.settings, stages, stored, here),
-        max_connections=limit,
-        wishes=job.settings.plan.groups,
-        chain=chain_names(job.settings, LANES),
-    )
+    plan = plan_by_costs(job.settings, work, nodes, lanes, stored, limit, here)
     job.summary.machine = machine_of(nodes, here)
     forecast = forecast_for(job, plan, lanes, job.summary.machine)
     return informed(plan, forecast), forecast

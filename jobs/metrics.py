@@ -38,6 +38,7 @@ CACHE_LIMIT = Metric("gauge", "rushes_cache_limit_bytes", "What they may take.")
 METRICS = (
     ROWS, MEDIA, BUSY, HALVINGS, FAILURES, LOADS, LOADING, WAITING, WRITTEN, HITS, FETCHED, CACHED, CACHE_LIMIT,
 )  # fmt: skip
+_TALLIED = {metric.name: metric for metric in (WRITTEN, HITS, FETCHED)}
 # Measuring the cache looks at each of its files.
 CACHE_EVERY_S = 60.0
 
@@ -97,7 +98,7 @@ class StageMeter:
     def _count_tally(self) -> None:
         now = _tallied()
         for (name, labels), value in (now - self._told).items():
-            metric = next(metric for metric in METRICS if metric.name == name)
+            metric = _TALLIED[name]
             self._add(metric, value, dict(zip(metric.labels, labels, strict=True)))
         self._told = now
         if self._cache is not None and time.monotonic() - self._cache_told_s > CACHE_EVERY_S:

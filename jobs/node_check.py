@@ -16,8 +16,8 @@ from cluster.plan import Group
 from cluster.profiles import ALL_ROLES
 from cluster.settings import Settings
 from jobs.cluster_tasks import LiveNode, is_alive, live_nodes, on_each
-from jobs.doctor.child_main import STAGE_OF_ROLE
 from jobs.spec import CHAIN, JobSpec
+from jobs.stage_costs import ROLE_OF_STAGE
 
 # A worker process starts on each node, and the database may take its time.
 DEADLINE_S = 120.0
@@ -90,9 +90,8 @@ def weights_of(spec: JobSpec, stages: Iterable[str]) -> dict[str, str]:
     """Role -> weights of the stages; none for a chain that is not the models' own."""
     if spec.chain != CHAIN:
         return {}
-    settings, names = Settings.model_validate(spec.settings), set(stages)
-    roles = [role for role in ALL_ROLES if STAGE_OF_ROLE.get(role) in names]
-    found = {role: settings.optional_choice(role) for role in roles}
+    settings, wanted = Settings.model_validate(spec.settings), {ROLE_OF_STAGE.get(name) for name in stages}
+    found = {role: settings.optional_choice(role) for role in ALL_ROLES if role in wanted}
     return {role: choice.weights for role, choice in found.items() if choice is not None}
 
 

@@ -52,9 +52,9 @@ def cluster_nodes(ray: Any, without: Collection[str] = ()) -> list[Node]:
     free = ray._private.state.available_resources_per_node()
     nodes = []
     for node in ray.nodes():
-        have = node["Resources"]
-        if not node["Alive"] or int(have.get("CPU", 0)) < 1 or node["NodeID"] in without:
+        if not runs_work(node) or node["NodeID"] in without:
             continue
+        have = node["Resources"]
         cards, kind = int(have.get("GPU", 0)), node_kind(node)
         card_gib = kinds()[kind].card_gib if kind and cards else 0.0
         held = have.get("GPU", 0.0) - free.get(node["NodeID"], have).get("GPU", 0.0)
@@ -69,6 +69,11 @@ def cluster_nodes(ray: Any, without: Collection[str] = ()) -> list[Node]:
             )
         )
     return nodes
+
+
+def runs_work(node: dict[str, Any]) -> bool:
+    """Whether a line of Ray's node table is a live node with a core for work; a head may have none."""
+    return node["Alive"] and node["Resources"].get("CPU", 0) >= 1
 
 
 def node_kind(node: dict[str, Any]) -> str:
@@ -110,7 +115,7 @@ def wait_for_nodes(
         time.sleep(poll_s)
     there = Counter(node.kind for node in nodes)
     if none := [kind for kind in lacking if not there[kind]]:
-        request_resources(bundles=[])
+        release_nodes()
         raise RushesError(
             f"no node of type {', '.join(none)} came within {wait_s:.0f} s ({line}): raise max_workers of the cluster, "
             "look at what the autoscaler says (`ray status`), or plan with other nodes"

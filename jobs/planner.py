@@ -14,16 +14,14 @@ from cluster.db.rates import stored_measured
 from cluster.db.register import all_asset_ids
 from cluster.errors import UsageError
 from cluster.hardware import check_prices, parse_nodes
-from cluster.lanes import LANES
-from cluster.plan import Node, Plan, Work, make_plan
+from cluster.plan import Node, Plan, Work
 from cluster.plan_explain import costs
 from cluster.reservation import beside_models, reserved
 from cluster.settings import Settings
 from jobs.execution import work_of
 from jobs.forecast import Forecast, foretell, informed
 from jobs.runners import this_node
-from jobs.spec import chain_names
-from jobs.stage_costs import costs_for, machine_of, stage_identities
+from jobs.stage_costs import machine_of, plan_by_costs, stage_identities
 
 # A cluster that is described without hours of media is planned for so many.
 NOMINAL_HOURS = 1_200.0
@@ -112,21 +110,11 @@ def _database(settings: Settings, *, needed: bool) -> AbstractContextManager[Any
 def _planned(
     settings: Settings, asked: Asked, conn: Any, nodes: Sequence[Node], here: bool, prices: Mapping[str, float]
 ) -> Answer:
-    stages = chain_names(settings, asked.lanes)
     with database_errors():
         limit = None if conn is None else report.max_connections(conn)
         stored = [] if conn is None else stored_measured(conn, stage_identities(settings))
         work = _work(conn, settings, asked)
-    made = make_plan(
-        work,
-        nodes,
-        stages,
-        runner=settings.runner if here else "ray",
-        rates=costs_for(settings, stages, stored, here),
-        max_connections=limit,
-        wishes=settings.plan.groups,
-        chain=chain_names(settings, LANES),
-    )
+    made = plan_by_costs(settings, work, nodes, asked.lanes, stored, limit, here)
     forecast = Forecast(made.hours_per_hour, None, 0)
     if conn is not None and asked.nodes is None:
         forecast = foretell(conn, settings, fingerprints(settings), asked.lanes, made, machine=machine_of(nodes, here))

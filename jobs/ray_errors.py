@@ -47,8 +47,9 @@ def check_room(groups: Sequence[Group], wait_s: float = ROOM_WAIT_S) -> None:
     """
     import ray
 
-    labels = {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
-    _check_nodes(groups, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    live = [node for node in ray.nodes() if node["Alive"]]
+    labels = {node["NodeID"]: node["Labels"] for node in live}
+    _check_nodes(groups, [node["Resources"] for node in live])
     deadline = time.monotonic() + wait_s
     while True:
         missing = missing_room(groups, ray.available_resources())

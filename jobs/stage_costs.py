@@ -9,11 +9,12 @@ from actors.device import cpu_name
 from actors.lanes import whole_chain
 from cluster.db.rates import Measured
 from cluster.hardware import CPU, kind_of, local_card
-from cluster.lanes import digest
-from cluster.plan import Node
+from cluster.lanes import LANES, digest
+from cluster.plan import Node, Plan, Work, make_plan
 from cluster.plan_rates import StageCost, estimate, with_measured
 from cluster.profiles import ModelChoice
 from cluster.settings import Settings
+from jobs.spec import chain_names
 
 # Stage -> the role whose model it holds; an optional one may be off.
 ROLE_OF_STAGE: Mapping[str, str] = {
@@ -67,6 +68,29 @@ def costs_for(
         if one.device_gib and one.stage in costs and costs[one.stage].on_card:
             costs[one.stage] = _with(costs[one.stage], kind_of(one.hardware), one)
     return costs
+
+
+def plan_by_costs(
+    settings: Settings,
+    work: Work,
+    nodes: Sequence[Node],
+    lanes: Sequence[str],
+    stored: Sequence[Measured],
+    max_connections: int | None,
+    here: bool,
+) -> Plan:
+    """The plan of this work in these lanes, for the costs that are known; `here` is this machine, else a cluster."""
+    stages = chain_names(settings, lanes)
+    return make_plan(
+        work,
+        nodes,
+        stages,
+        runner=settings.runner if here else "ray",
+        rates=costs_for(settings, stages, stored, here),
+        max_connections=max_connections,
+        wishes=settings.plan.groups,
+        chain=chain_names(settings, LANES),
+    )
 
 
 def _on_cpus(stored: Sequence[Measured], processor: str | None) -> dict[str, Measured]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UsageError
+from cluster.media.remote import names_secret
 from cluster.settings import Settings, settings_to_dict
 
 ENTRY = ("python", "-m", "jobs.cli.main", "ingest")
@@ -29,11 +30,9 @@ _HOW = (
 )
 _SECRETS = (
     re.compile(r"://[^/\s@]*:[^/\s@]+@"),
-    re.compile(r"(?i)[?&][^=&\s]*(passw|secret|token|signature|credential|key)[^=&\s]*=[^&\s]"),
-    # Shared access signatures of Azure.
-    re.compile(r"(?i)[?&](sig|sas)=[^&\s]"),
     re.compile(r"(?i)\bpassword\s*=\s*\S"),
 )
+_QUERY_NAMES = re.compile(r"[?&]([^=&\s]+)=[^&\s]")
 _ID = re.compile(r"rushes-([0-9a-f]{12})-([1-9]\d*)")
 
 
@@ -118,7 +117,7 @@ def attempt_of(job_id: str | None, key: str) -> int:
 
 def bears_secret(text: str) -> bool:
     """Whether it holds a password: in an address, in its query, or as libpq writes one."""
-    return any(pattern.search(text) for pattern in _SECRETS)
+    return any(pattern.search(text) for pattern in _SECRETS) or any(map(names_secret, _QUERY_NAMES.findall(text)))
 
 
 def refuse_what_cannot_travel(words: Sequence[str], variables: Mapping[str, str]) -> None:

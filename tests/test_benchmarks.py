@@ -22,7 +22,7 @@ from benchmarks.ingest import INLINE, ROOT, Place, measure, row_differences, sec
 from benchmarks.ingest_run import PLAIN
 from benchmarks.picture_corpus import write_pictures
 from benchmarks.picture_steps import Steps
-from benchmarks.process_tree import Look, Meter, adopt_orphans
+from benchmarks.process_tree import Look, Meter, adopt_orphans, descendants
 from benchmarks.report import at_least, at_most, exactly
 from benchmarks.voices import Bench, cut
 from benchmarks.voices import measure as measure_voices
@@ -57,12 +57,12 @@ def test_the_meter_counts_a_daemon_that_nobody_waits_for_and_ends_it(tmp_path):
         ended = meter.run(
             [sys.executable, "-c", textwrap.dedent(DAEMON), str(tmp_path / "x")], os.environ, tmp_path / "log"
         )
-        assert any(process.key not in meter._before for process in meter._tree())
+        assert any(process.key not in meter._before for process in descendants())
     assert ended.code == 0
     assert ended.cpu_s < 0.7 < meter.spent(ended.started_s, ended.ended_s)["cpu_s"]
     assert meter.peak_pss()["others"] > 0.14
     patience = time.monotonic() + 10
-    while any(process.key not in meter._before and process.state != "Z" for process in meter._tree()):
+    while any(process.key not in meter._before and process.state != "Z" for process in descendants()):
         assert time.monotonic() < patience
         time.sleep(0.05)
     assert adopt_orphans(before) is False

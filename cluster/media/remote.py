@@ -44,6 +44,7 @@ RANGES_IN_FLIGHT = 4
 
 _S3_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing")
 _GS_OPTIONS = ("scheme", "endpoint_override", "project_id")
+# `sig` and `sas` are those of Azure's shared access signatures.
 _SECRET = re.compile(r"key|secret|token|passw|credential|signature|^sig$|^sas$", re.IGNORECASE)
 # Keys as they are given out may hold `/`, where an address by its grammar ends what stands before @.
 _RAW_KEYS = re.compile(r"(?P<scheme>s3|gs|gcs)://(?!arn:)[^/?#@]*:[^@]*@", re.IGNORECASE)
@@ -70,11 +71,16 @@ class Content:
     etag: str | None
 
 
+def names_secret(name: str) -> bool:
+    """Whether what stands under such a name in an address's query is a secret."""
+    return _SECRET.search(name) is not None
+
+
 def refuse_secrets(uri: str) -> None:
     """Raise `UsageError` for an address that holds a secret; what is said of it leaves the secret out."""
     keys = _RAW_KEYS.match(uri)
     parts = urlsplit(f"{keys['scheme']}://{uri[keys.end() :]}" if keys else uri)
-    held = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET.search(name)]
+    held = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if names_secret(name)]
     if keys or ("@" in parts.netloc and not uri.startswith(("abfs", "hdfs", "gs://anonymous@", "gcs://anonymous@"))):
         held.append("what stands before @")
     elif ":" in parts.netloc.rpartition("@")[0]:

@@ -110,11 +110,10 @@ def cancel_run(run: Run, address: Dashboard = None, yes: Yes = False, config: Co
     from cluster.db import runs
 
     with corpus(config) as conn:
-        run_id = runs.run_of_job(conn, run)
-        if run_id is None and run.startswith("rushes-"):
+        if run.startswith("rushes-") and runs.run_of_job(conn, run) is None:
             _stop_job(run, address, yes)
             return
-        _cancel(conn, _found(conn, str(run_id or run)), yes)
+        _cancel(conn, _found(conn, run), yes)
 
 
 def _cancel(conn: Any, found: dict[str, Any], yes: bool) -> None:

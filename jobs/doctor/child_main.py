@@ -15,15 +15,6 @@ from typing import Any
 from cluster.errors import RushesError
 from cluster.settings import Settings
 
-STAGE_OF_ROLE = {
-    "transcriber": "transcribe",
-    "diarizer": "diarize",
-    "voice": "voices",
-    "text": "texts",
-    "image": "images",
-    "shots": "pictures",
-}
-
 
 def main() -> None:
     """Answer until the other end hangs up."""
@@ -77,8 +68,9 @@ def stage_of(settings: Settings, role: str) -> Any:
 
         return Reranker(settings.model_choice(role))
     from actors.lanes import whole_chain
+    from jobs.stage_costs import ROLE_OF_STAGE
 
-    return next(stage for stage in whole_chain(settings) if stage.name == STAGE_OF_ROLE[role])
+    return next(stage for stage in whole_chain(settings) if ROLE_OF_STAGE.get(stage.name) == role)
 
 
 if __name__ == "__main__":
