@@ -133,13 +133,13 @@ def run(request: Request) -> dict[str, Any]:
     reporter = PlanKeeper()
     summary = ingest(settings, IngestOptions(inputs=[request.media], lanes=LANES), reporter)
     assert reporter.plan is not None
-    longest_s = max(path.stat().st_size for path in Path(request.media).iterdir()) / AUDIO_BYTES_PER_S
+    lengths_s = [path.stat().st_size / AUDIO_BYTES_PER_S for path in Path(request.media).iterdir()]
     # Beside other runners there is no object store: what is shared there is one sound on its way from the decoder.
-    store = object_store_bytes(reporter.plan, longest_s) if request.runner == "ray" else 0
+    store = object_store_bytes(reporter.plan, lengths_s) if request.runner == "ray" else 0
     return {
         "summary": summary_dict(summary),
         "plan": {group.name: group.actors for group in reporter.plan.groups},
-        "object_store_bytes": store + int(COPIES * longest_s * AUDIO_BYTES_PER_S),
+        "object_store_bytes": store + int(COPIES * max(lengths_s) * AUDIO_BYTES_PER_S),
     }
 
 

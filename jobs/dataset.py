@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.plan import Group
+from cluster.plan import Group, blocks_at_hand
 from cluster.types import rows_table
 from jobs.spec import JobSpec
 from jobs.stage_actor import StageActor
@@ -53,20 +53,10 @@ def _chain(spec: JobSpec, groups: Sequence[Group], blocks: Sequence[Sequence[dic
                 min_size=1,
                 initial_size=group.actors,
                 max_size=group.actors,
-                # What waits for a later group holds its sound, and only the first one's wait is the cards'.
-                max_tasks_in_flight_per_actor=blocks_at_hand(lengths_s, group.actors) if number == 0 else 1,
+                max_tasks_in_flight_per_actor=blocks_at_hand(lengths_s, group.actors),
             ),
         )
     return dataset
-
-
-def blocks_at_hand(lengths_s: Sequence[float], actors: int) -> int:
-    """How many blocks an actor holds, the one in work included; `lengths_s`: media of every block in seconds.
-
-    A second one at hand spares an actor the driver's way between two short ones. It waits for the one in work, and
-    nobody else may take it: so only where the two longest, one after the other, are a quarter of an actor's part.
-    """
-    return 2 if 0 < 8 * max(lengths_s, default=0.0) * actors <= sum(lengths_s) else 1
 
 
 def stream(dataset: Any) -> Iterator[pa.Table]:

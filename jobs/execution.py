@@ -148,7 +148,7 @@ class Execution:
     def _on_ray(self, rows: Sequence[ledger.PendingRow], work: Work, local: Plan | None) -> None:
         """Through Ray: a local one for the plan that is given, else the cluster of the address."""
         job, spec = self.job, self.spec
-        longest_s = max((row.duration_ms or 0) / 1000 for row in rows)
+        heard_s = [(row.duration_ms or 0) / 1000 for row in rows if row.root == "speech"]
         log_path = run_log(job.settings.data_dir, spec.run_id, "ray.log")
         with (
             prints_to(log_path),
@@ -156,7 +156,7 @@ class Execution:
                 address=job.options.address,
                 cpus=this_node(job.settings).cpus,
                 niceness=job.settings.worker_niceness,
-                object_store_bytes=object_store_bytes(local, longest_s) if local else 0,
+                object_store_bytes=object_store_bytes(local, heard_s) if local else 0,
             ) as joined,
             nodes_asked_for(job, joined) as nodes,
         ):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.dataset import blocks_at_hand
+from cluster.plan import blocks_at_hand
 
 
 @pytest.mark.parametrize(
