@@ -14,19 +14,19 @@ import ctypes
 import os
 import signal
 import subprocess
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
+
+from cluster.watcher import Watcher
 
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 LOOK_S = 0.1
-# Reading PSS walks page tables: some 10 ms per process that holds models.
-LOOKS_PER_PSS = 10
 Key = tuple[int, int]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 DATABASE, OTHERS = "database", "others"
@@ -66,34 +66,35 @@ class Ended:
     cpu_s: float
 
 
-class Meter:
+class Meter(Watcher):
     """Looks at all descendants of this process while the block runs; times are `time.time()`.
 
     What the block started and left behind is killed. A server counts as a descendant when it was
     started under `adopt_orphans`.
     """
 
+    every_s = LOOK_S
+    # Reading PSS walks page tables: some 10 ms per process that holds models.
+    looks_per_pss = 10
+
     def __init__(self) -> None:
+        super().__init__()
         self.looks: list[Look] = []
         self._spent: dict[Key, float] = {}
         self._kinds: dict[Key, str] = {}
         self._root = 0
         self._adopted = False
         self._before: set[Key] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
         self._adopted = adopt_orphans(True)
         self._before = {process.key for process in descendants()}
-        self._look(True)
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look(True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
         for process in descendants():
             if process.key not in self._before and self._name(process) != DATABASE:
                 with suppress(ProcessLookupError):
@@ -139,13 +140,9 @@ class Meter:
             sums[kind] = sums.get(kind, 0.0) + amount
         return dict(sorted(sums.items()))
 
-    def _watch(self) -> None:
-        number = 0
-        while not self._stop.wait(LOOK_S):
-            number += 1
-            self._look(number % LOOKS_PER_PSS == 0)
-
-    def _look(self, memory: bool) -> None:
+    def look(self) -> bool:
+        """Always at memory too when it is the first or the last."""
+        memory = self._over.is_set() or len(self.looks) % self.looks_per_pss == 0
         tree = descendants()
         for process in tree:
             self._name(process)
@@ -153,6 +150,7 @@ class Meter:
         sizes = {process.key: pss_bytes(process.pid) for process in tree} if memory else None
         self.looks.append(Look(time.time(), dict(self._spent), machine_busy_s(), sizes))
         self._bury([process for process in tree if process.state == "Z"])
+        return True
 
     def _bury(self, dead: Sequence[Process]) -> None:
         """Orphans come to the subreaper; the command itself is waited for in `run`."""

@@ -49,11 +49,8 @@ FULL_SIZE = 8
 class SlowMeter(Meter):
     """Looks once a second, and at memory every half minute: dozens of processes run for a quarter of an hour."""
 
-    def _watch(self) -> None:
-        number = 0
-        while not self._stop.wait(1.0):
-            number += 1
-            self._look(number % 30 == 5)
+    every_s = 1.0
+    looks_per_pss = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,9 @@ def _alone(work: Work, cpus: int, stages: Sequence[str], costs: Rates, runner: s
 
 
 def blocks_at_hand(lengths_s: Sequence[float], actors: int) -> int:
-    """How many blocks an actor holds, the one in work included; `lengths_s`: media of every block in seconds.
+    """How many blocks an actor holds, the one in work included, in every pool of a chain whose largest has `actors`.
+
+    `lengths_s`: media of every block in seconds.
 
     A second one at hand spares an actor the driver's way between two short ones. It waits for the one in work, and
     nobody else may take it: so only where the two longest, one after the other, are a quarter of an actor's part.
@@ -148,12 +150,12 @@ def blocks_at_hand(lengths_s: Sequence[float], actors: int) -> int:
 def object_store_bytes(plan: Plan, lengths_s: Sequence[float]) -> int:
     """What Ray's object store must hold: rows without sound, and each sound that hops between pools.
 
-    A producer may run one row ahead, and is handed no more than it holds: so many times every first-pool actor counts
-    with the longest audio.
+    A producer may run one row ahead, and is handed no more than actors hold: so many times every first-pool actor
+    counts with the longest audio.
     """
     heard = [group for group in plan.groups if group.root == "speech"]
     if len(heard) < 2:
         return LEAST_STORE_BYTES
-    actors = heard[0].actors
-    sounds = (len(heard) - 1) * (1 + blocks_at_hand(lengths_s, actors)) * actors
+    at_hand = blocks_at_hand(lengths_s, max(group.actors for group in heard))
+    sounds = (len(heard) - 1) * (1 + at_hand) * heard[0].actors
     return LEAST_STORE_BYTES + sounds * int(max(lengths_s, default=0.0) * AUDIO_BYTES_PER_S)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 
 class Watcher(ABC):
-    """Looks at once and every `every_s` seconds while the block runs, and once more when it has ended."""
+    """Looks before the block, every `every_s` seconds while it runs, and once more when it has ended."""
 
     every_s: ClassVar[float]
 
@@ -22,16 +22,18 @@ class Watcher(ABC):
         """Take a look; False ends the looking, because there is nothing to see."""
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self.look():
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.look()
 
     def _watch(self) -> None:
-        while self.look() and not self._over.wait(self.every_s):
+        while not self._over.wait(self.every_s) and self.look():
             pass

@@ -32,6 +32,7 @@ def _chain(spec: JobSpec, groups: Sequence[Group], blocks: Sequence[Sequence[dic
 
     dataset = ray.data.from_arrow([rows_table(block) for block in blocks])
     lengths_s = [sum(row["duration_ms"] or 0 for row in block) / 1000 for block in blocks]
+    at_hand = blocks_at_hand(lengths_s, max(group.actors for group in groups))
     single = all(len(block) == 1 for block in blocks)
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
@@ -53,7 +54,7 @@ def _chain(spec: JobSpec, groups: Sequence[Group], blocks: Sequence[Sequence[dic
                 min_size=1,
                 initial_size=group.actors,
                 max_size=group.actors,
-                max_tasks_in_flight_per_actor=blocks_at_hand(lengths_s, group.actors),
+                max_tasks_in_flight_per_actor=at_hand,
             ),
         )
     return dataset

@@ -32,7 +32,8 @@ _SECRETS = (
     re.compile(r"://[^/\s@]*:[^/\s@]+@"),
     re.compile(r"(?i)\bpassword\s*=\s*\S"),
 )
-_QUERY_NAMES = re.compile(r"[?&]([^=&\s]+)=[^&\s]")
+# By looking ahead, so that a name is found inside what another one takes up too.
+_QUERY_NAMES = re.compile(r"(?=[?&]([^=&\s]+)=[^&\s])")
 _ID = re.compile(r"rushes-([0-9a-f]{12})-([1-9]\d*)")
 
 

@@ -141,6 +141,8 @@ def test_nothing_travels_that_is_as_it_comes():
         "s3://b/x?secret_key=1",
         "https://h/x?sv=2024&sig=abc",
         "https://h/x?account_key=abc",
+        "s3://b/a?x?sig=y",
+        "s3://b/?a=?token=x",
         "host=h password=pw",
     ],
 )
